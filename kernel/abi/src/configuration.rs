@@ -119,7 +119,7 @@ impl Header {
             return Err(Malformed::Magic(magic));
         }
         let pages = |name, value: u64, max: u64| {
-            let is_whole = value > 0 && value % PAGE_BYTES == 0 && value <= max;
+            let is_whole = value > 0 && value.is_multiple_of(PAGE_BYTES) && value <= max;
             is_whole.then_some(value).ok_or(Malformed::Field { name, value })
         };
         let header = Self {

@@ -73,3 +73,6 @@ pub enum Stop {
     /// A probe that had to be stopped by the machine was not.
     ProbeSurvived = 6,
 }
+
+/// Every vector that may be a device's.
+pub const DEVICE_RANGE: core::ops::RangeInclusive<u8> = RECEIVE_VECTOR..=LAST_DEVICE_VECTOR;

@@ -14,6 +14,8 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"BULLAHO\x01");
 pub struct Queue {
     /// How many descriptors, a power of two.
     pub descriptors: u64,
+    /// The descriptor table (virtio 1.2 section 2.7.5): read-only for the service too.
+    pub table: Span,
     /// The available ring (virtio 1.2 section 2.7.6): the service writes, the device reads.
     pub available: Span,
     /// The used ring (virtio 1.2 section 2.7.8): the device writes, the service reads.

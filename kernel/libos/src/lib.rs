@@ -10,6 +10,33 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg(target_os = "none")]
+#[allow(unsafe_code, reason = "ring 3's side of the CPU")]
+mod arch;
+#[cfg(target_os = "none")]
+#[allow(unsafe_code, reason = "the heap, and pages that boot mapped")]
+pub mod memory;
+#[cfg(target_os = "none")]
+#[allow(unsafe_code, reason = "memory shared with a device")]
+pub mod rings;
+
 pub mod clock;
+#[cfg(target_os = "none")]
+pub mod entropy;
+pub mod executor;
 pub mod link;
+pub mod log;
+#[cfg(target_os = "none")]
+#[allow(unsafe_code, reason = "reads the configuration section, which boot mapped")]
+pub mod machine;
+pub mod net;
 pub mod stream;
+pub mod tls;
+
+/// A panic is a bug of ours: it says where, and the machine stops.
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    log::plain(format_args!("panic: {info}"));
+    machine::stop(abi::gate::Stop::Panic)
+}

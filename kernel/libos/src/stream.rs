@@ -59,6 +59,8 @@ pub enum DialError {
     NoPlace,
     /// Every local port towards that address is in use.
     NoPort,
+    /// The address is no other host's, or no gateway leads there.
+    NoRoute,
 }
 
 /// Something that opens connections.

@@ -1,0 +1,332 @@
+//! The few facts boot needs from ACPI: ports, interrupt controllers, PCI's window, the VM's id.
+//!
+//! Source: ACPI 6.5, sections 5.2.5 (RSDP), 5.2.7-8 (RSDT, XSDT), 5.2.9 (FADT), 5.2.12 (MADT); PCI
+//! firmware specification 3.3, section 4.1.2 (MCFG); "Virtual Machine Generation ID" (Microsoft).
+
+use arrayvec::ArrayVec;
+
+use crate::{Malformed, Physical, u8_at, u16_at, u32_at, u64_at};
+
+/// The largest table we read: 1 MiB. QEMU's DSDT has some 8 KiB.
+const MAX_TABLE_BYTES: u32 = 1 << 20;
+
+/// How many entries of the root table we look at.
+const MAX_TABLES: usize = 64;
+
+/// How many I/O APICs we can quiet.
+const MAX_IO_APICS: usize = 8;
+
+/// Where the id lies in the page that VGIA names (QEMU docs/specs/vmgenid).
+const GENERATION_ID_OFFSET: u64 = 40;
+
+/// How the machine is reset by a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reset {
+    /// The I/O port.
+    pub port: u16,
+    /// What to write there.
+    pub value: u8,
+}
+
+/// PCI configuration space as memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ecam {
+    /// The physical address of bus 0's configuration.
+    pub base: u64,
+    /// The first bus.
+    pub first_bus: u8,
+    /// The last bus.
+    pub last_bus: u8,
+}
+
+/// What we took from ACPI. A machine without ACPI has none of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acpi {
+    /// The port of the 3.579545 MHz power management timer.
+    pub pm_timer: Option<u16>,
+    /// The port of the PM1a control register, and the value that powers the machine off.
+    pub power_off: Option<(u16, u16)>,
+    /// How the machine is reset.
+    pub reset: Option<Reset>,
+    /// The RTC's index of the century.
+    pub century: Option<u8>,
+    /// The physical addresses of the I/O APICs.
+    pub io_apics: ArrayVec<u64, MAX_IO_APICS>,
+    /// PCI configuration space as memory.
+    pub ecam: Option<Ecam>,
+    /// The physical address of the 16 bytes that change when the machine is cloned.
+    pub generation_id: Option<u64>,
+}
+
+/// Reads what can be read from the root pointer on.
+///
+/// A table that is not there leaves its facts out; a table that is there must be whole.
+///
+/// # Errors
+///
+/// [`Malformed`] with the first table that is not what it says it is.
+pub fn parse(physical: &impl Physical, rsdp: u64) -> Result<Acpi, Malformed> {
+    let mut acpi = Acpi::default();
+    let root = root_table(physical, rsdp)?;
+    let entry_bytes = if root.is_wide { 8 } else { 4 };
+    let entries = root.table.get(36..).unwrap_or(&[]).chunks_exact(entry_bytes);
+    for entry in entries.take(MAX_TABLES) {
+        let address = if root.is_wide { u64_at(entry, 0) } else { u32_at(entry, 0).map(u64::from) };
+        let Some(table) = address.map(|address| table(physical, address)).transpose()? else {
+            continue;
+        };
+        match table.get(..4) {
+            Some(b"FACP") => fixed(physical, table, &mut acpi)?,
+            Some(b"APIC") => interrupts(table, &mut acpi)?,
+            Some(b"MCFG") => acpi.ecam = ecam(table),
+            Some(b"SSDT") => {
+                let id = generation_id(physical, table);
+                acpi.generation_id = acpi.generation_id.or(id);
+            }
+            _ => {}
+        }
+    }
+    Ok(acpi)
+}
+
+struct Root<'a> {
+    table: &'a [u8],
+    is_wide: bool,
+}
+
+fn root_table(physical: &impl Physical, rsdp: u64) -> Result<Root<'_>, Malformed> {
+    let missing = Malformed::OutOfReach("the ACPI root pointer lies where there is no memory");
+    let first = physical.read(rsdp, 20).ok_or(missing)?;
+    if first.get(..8) != Some(b"RSD PTR ") {
+        return Err(Malformed::Signature("there is no ACPI root pointer where the loader says"));
+    }
+    if sum(first) != 0 {
+        return Err(Malformed::Checksum("RSDP"));
+    }
+    let revision = u8_at(first, 15).unwrap_or(0);
+    if revision >= 2 {
+        let whole = physical.read(rsdp, 36).ok_or(missing)?;
+        if sum(whole) != 0 {
+            return Err(Malformed::Checksum("RSDP"));
+        }
+        if let Some(address) = u64_at(whole, 24).filter(|address| *address != 0) {
+            return Ok(Root { table: table(physical, address)?, is_wide: true });
+        }
+    }
+    let address = u32_at(first, 16).ok_or(missing)?;
+    Ok(Root { table: table(physical, u64::from(address))?, is_wide: false })
+}
+
+fn table(physical: &impl Physical, address: u64) -> Result<&[u8], Malformed> {
+    let missing = Malformed::OutOfReach("an ACPI table lies where there is no memory");
+    let header = physical.read(address, 36).ok_or(missing)?;
+    let length = u32_at(header, 4).ok_or(missing)?;
+    if !(36..=MAX_TABLE_BYTES).contains(&length) {
+        return Err(Malformed::OutOfReach("an ACPI table is shorter than its header or over 1 MiB"));
+    }
+    let table = physical.read(address, u64::from(length)).ok_or(missing)?;
+    if sum(table) != 0 {
+        return Err(Malformed::Checksum("table"));
+    }
+    Ok(table)
+}
+
+fn sum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+}
+
+fn fixed(physical: &impl Physical, fadt: &[u8], acpi: &mut Acpi) -> Result<(), Malformed> {
+    let port = |offset| {
+        let port = u32_at(fadt, offset).and_then(|port| u16::try_from(port).ok());
+        port.filter(|port| *port != 0)
+    };
+    acpi.pm_timer = port(76);
+    acpi.century = u8_at(fadt, 108).filter(|index| *index != 0);
+    // The reset register: a generic address in I/O space (1), if the flag RESET_REG_SUP says so.
+    let has_reset = u32_at(fadt, 112).is_some_and(|flags| flags & (1 << 10) != 0);
+    if has_reset && u8_at(fadt, 116) == Some(1) {
+        let port = u64_at(fadt, 120).and_then(|port| u16::try_from(port).ok());
+        acpi.reset = port.zip(u8_at(fadt, 128)).map(|(port, value)| Reset { port, value });
+    }
+    let dsdt = u64_at(fadt, 140).filter(|address| *address != 0);
+    let Some(dsdt) = dsdt.or(u32_at(fadt, 40).map(u64::from)).filter(|address| *address != 0)
+    else {
+        return Ok(());
+    };
+    let sleep_type = soft_off(table(physical, dsdt)?);
+    // SLP_TYP is bits 10 to 12, SLP_EN is bit 13 (ACPI 6.5, 4.8.3.2.1).
+    acpi.power_off = port(64).zip(sleep_type).map(|(port, kind)| (port, kind << 10 | 1 << 13));
+    Ok(())
+}
+
+/// The value of SLP_TYPa for S5, from `Name (_S5, Package () { a, ... })` in a DSDT.
+///
+/// The encoding is fixed: NameOp, "_S5_", PackageOp, a length of one byte, a count, and then an
+/// integer as ZeroOp, OneOp or BytePrefix and a byte (ACPI 6.5, 20.2.3, 20.2.5.4).
+fn soft_off(dsdt: &[u8]) -> Option<u16> {
+    let at = dsdt.windows(6).position(|window| window == b"\x08_S5_\x12")?;
+    let body = dsdt.get(at.checked_add(6)?..)?;
+    let value = match *body.get(..4)? {
+        [length, _count, small @ (0 | 1), _] if length < 0x40 => small,
+        [length, _count, 0x0a, value] if length < 0x40 => value,
+        _ => return None,
+    };
+    (value < 8).then_some(u16::from(value))
+}
+
+fn interrupts(madt: &[u8], acpi: &mut Acpi) -> Result<(), Malformed> {
+    let mut rest = madt.get(44..).unwrap_or(&[]);
+    while let [kind, length, ..] = *rest {
+        let Some((entry, next)) = rest.split_at_checked(usize::from(length)) else { break };
+        if entry.len() < 2 {
+            break;
+        }
+        if let (1, Some(address)) = (kind, u32_at(entry, 4)) {
+            let full = Malformed::TooMany("the machine has more than 8 I/O APICs");
+            acpi.io_apics.try_push(u64::from(address)).map_err(|_| full)?;
+        }
+        rest = next;
+    }
+    Ok(())
+}
+
+fn ecam(mcfg: &[u8]) -> Option<Ecam> {
+    // One allocation of 16 bytes for each segment; we use segment 0.
+    let entries = mcfg.get(44..)?.chunks_exact(16);
+    entries.filter(|entry| u16_at(entry, 8) == Some(0)).find_map(|entry| {
+        Some(Ecam {
+            base: u64_at(entry, 0)?,
+            first_bus: u8_at(entry, 10)?,
+            last_bus: u8_at(entry, 11)?,
+        })
+    })
+}
+
+/// The generation id's address, from `Name (VGIA, <dword>)` in the SSDT that QEMU makes for it.
+fn generation_id(physical: &impl Physical, ssdt: &[u8]) -> Option<u64> {
+    if ssdt.get(16..24)? != b"VMGENID " {
+        return None;
+    }
+    // NameOp, "VGIA", DWordPrefix, four bytes.
+    let at = ssdt.windows(6).position(|window| window == b"\x08VGIA\x0c")?;
+    let base = u64::from(u32_at(ssdt, at.checked_add(6)?)?);
+    let address = base.checked_add(GENERATION_ID_OFFSET)?;
+    (base != 0 && physical.read(address, 16).is_some()).then_some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Islands;
+    use std::vec;
+    use std::vec::Vec;
+
+    fn sealed(signature: &[u8; 4], oem: &[u8; 8], body: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 36];
+        bytes[..4].copy_from_slice(signature);
+        bytes[16..24].copy_from_slice(oem);
+        bytes.extend_from_slice(body);
+        let length = bytes.len() as u32;
+        bytes[4..8].copy_from_slice(&length.to_le_bytes());
+        bytes[9] = 0u8.wrapping_sub(sum(&bytes));
+        bytes
+    }
+
+    fn root_pointer(rsdt: u32) -> Vec<u8> {
+        let mut bytes = vec![0; 20];
+        bytes[..8].copy_from_slice(b"RSD PTR ");
+        bytes[16..20].copy_from_slice(&rsdt.to_le_bytes());
+        bytes[8] = 0u8.wrapping_sub(sum(&bytes));
+        bytes
+    }
+
+    fn facp() -> Vec<u8> {
+        let mut body = vec![0; 244 - 36];
+        let mut put = |offset: usize, bytes: &[u8]| {
+            body[offset - 36..offset - 36 + bytes.len()].copy_from_slice(bytes);
+        };
+        put(40, &0x5000u32.to_le_bytes());
+        put(64, &0x604u32.to_le_bytes());
+        put(76, &0x608u32.to_le_bytes());
+        put(108, &[0x32]);
+        put(112, &(1u32 << 10).to_le_bytes());
+        put(116, &[1]);
+        put(120, &0xcf9u64.to_le_bytes());
+        put(128, &[0x0f]);
+        sealed(b"FACP", b"TEST    ", &body)
+    }
+
+    fn machine() -> Islands {
+        let madt = [vec![0; 8], vec![0, 8, 0, 0, 1, 0, 0, 0], {
+            let mut io_apic = vec![1, 12, 0, 0];
+            io_apic.extend_from_slice(&0xfec0_0000u32.to_le_bytes());
+            io_apic.extend_from_slice(&[0; 4]);
+            io_apic
+        }];
+        let mut mcfg = vec![0; 8];
+        mcfg.extend_from_slice(&0xb000_0000u64.to_le_bytes());
+        mcfg.extend_from_slice(&[0, 0, 0, 0xff, 0, 0, 0, 0]);
+        let ssdt = sealed(b"SSDT", b"VMGENID ", b"\x08VGIA\x0c\x00\x80\x00\x00");
+        let tables: [(u64, Vec<u8>); 5] = [
+            (0x3000, facp()),
+            (0x5000, sealed(b"DSDT", b"TEST    ", b"..\x08_S5_\x12\x06\x04\x0a\x05\x00\x00..")),
+            (0x6000, sealed(b"APIC", b"TEST    ", &madt.concat())),
+            (0x7000, sealed(b"MCFG", b"TEST    ", &mcfg)),
+            (0x7800, ssdt),
+        ];
+        let mut pointers = Vec::new();
+        for address in [0x3000u32, 0x6000, 0x7000, 0x7800] {
+            pointers.extend_from_slice(&address.to_le_bytes());
+        }
+        let mut islands = Islands(tables.into());
+        islands.0.push((0x1000, root_pointer(0x2000)));
+        islands.0.push((0x2000, sealed(b"RSDT", b"TEST    ", &pointers)));
+        islands.0.push((0x8000, vec![9; 64]));
+        islands
+    }
+
+    #[test]
+    fn finds_every_fact() {
+        let acpi = parse(&machine(), 0x1000).unwrap();
+        assert_eq!(acpi.pm_timer, Some(0x608));
+        assert_eq!(acpi.power_off, Some((0x604, 5 << 10 | 1 << 13)));
+        assert_eq!(acpi.reset, Some(Reset { port: 0xcf9, value: 0x0f }));
+        assert_eq!(acpi.century, Some(0x32));
+        assert_eq!(acpi.io_apics.as_slice(), &[0xfec0_0000]);
+        assert_eq!(acpi.ecam, Some(Ecam { base: 0xb000_0000, first_bus: 0, last_bus: 0xff }));
+        assert_eq!(acpi.generation_id, Some(0x8028));
+    }
+
+    #[test]
+    fn a_table_with_a_wrong_sum_is_refused() {
+        let mut machine = machine();
+        machine.0[2].1[40] ^= 1;
+        assert_eq!(parse(&machine, 0x1000), Err(Malformed::Checksum("table")));
+    }
+
+    #[test]
+    fn a_root_pointer_that_is_none_is_refused() {
+        let mut machine = machine();
+        machine.0[5].1[0] = b'X';
+        let expected = "there is no ACPI root pointer where the loader says";
+        assert_eq!(parse(&machine, 0x1000), Err(Malformed::Signature(expected)));
+    }
+
+    #[test]
+    fn nothing_that_firmware_says_makes_it_panic() {
+        // Every byte of every table changed to a few values, the sums made right again.
+        for island in 0..machine().0.len() {
+            for offset in 0..machine().0[island].1.len() {
+                for value in [0, 1, 0x7f, 0xff] {
+                    let mut machine = machine();
+                    let bytes = &mut machine.0[island].1;
+                    bytes[offset] = value;
+                    let fix = 0u8.wrapping_sub(sum(bytes));
+                    let at = if island == 5 { 8 } else { 9 };
+                    bytes[at] = bytes[at].wrapping_add(fix);
+                    let _either = parse(&machine, 0x1000);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Ring 3's side of the CPU: the entry stub, the calls through the gate, the clock and RDRAND.
+//!
+//! Why assembly here is sound, said once: the service is one thread on one CPU, interrupts are off
+//! in ring 3 for ever, and the gate keeps every register but `rax`, `rcx` and `rdx`, never takes an
+//! address and never touches the service's memory.
+
+mod entry;
+
+pub(crate) use entry::is_known;
+
+use core::arch::asm;
+
+use abi::gate::{IDLE, LOG, LOG_BYTES, STOP, Stop};
+
+/// Sleeps until the time stamp counter reaches a value, a device interrupts, or nothing at all.
+pub(crate) fn idle(until_tsc: u64) {
+    // SAFETY: see the module; IDLE takes a number and changes three registers.
+    unsafe {
+        asm!("int {call}", call = const IDLE, in("rdi") until_tsc,
+             out("rax") _, out("rcx") _, out("rdx") _);
+    }
+}
+
+/// Writes bytes to the console, sixteen a call.
+pub(crate) fn log(bytes: &[u8]) {
+    for chunk in bytes.chunks(LOG_BYTES) {
+        let mut words = [0_u8; LOG_BYTES];
+        for (to, from) in words.iter_mut().zip(chunk) {
+            *to = *from;
+        }
+        let [low, high] = [0, 8].map(|at| {
+            words.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |word| u64::from_le_bytes(*word))
+        });
+        // SAFETY: see the module; LOG takes two words and a count.
+        unsafe {
+            asm!("int {call}", call = const LOG, in("rdi") low, in("rsi") high,
+                 inout("rdx") chunk.len() => _, out("rax") _, out("rcx") _,
+                 options(nostack));
+        }
+    }
+}
+
+/// Ends the machine.
+pub(crate) fn stop(reason: Stop) -> ! {
+    // SAFETY: see the module; STOP does not return.
+    unsafe { asm!("int {call}", call = const STOP, in("rdi") reason as u64, options(noreturn)) }
+}
+
+/// The time stamp counter.
+pub(crate) fn tsc() -> u64 {
+    // SAFETY: every x86_64 CPU has RDTSC, and CR4.TSD is 0, so ring 3 may use it.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// One random word from the CPU, or `None` when it has none at the moment.
+pub(crate) fn rdrand() -> Option<u64> {
+    let value: u64;
+    let carry: u8;
+    // SAFETY: boot refuses a CPU without RDRAND; the instruction writes a register and flags.
+    unsafe {
+        asm!("rdrand {value}", "setc {carry}", value = out(reg) value, carry = out(reg_byte) carry,
+             options(nomem, nostack));
+    }
+    (carry == 1).then_some(value)
+}
+
+/// The current privilege level, from the code segment's selector.
+fn privilege() -> u16 {
+    let selector: u16;
+    // SAFETY: reading CS has no effect.
+    unsafe { asm!("mov {0:x}, cs", out(reg) selector, options(nomem, nostack, preserves_flags)) };
+    selector & 3
+}

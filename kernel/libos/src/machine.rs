@@ -1,0 +1,144 @@
+//! What a service is given: a sealed machine, once.
+
+use abi::Span;
+use abi::configuration::Header;
+use abi::gate::Stop;
+use abi::handoff::{self, Handoff};
+
+use crate::arch;
+use crate::clock::TscClock;
+use crate::entropy;
+use crate::memory::{self, GenerationId};
+use crate::rings::{ReceiveRing, TransmitRing};
+
+/// Proof that this code runs in ring 3 of a machine whose boot handed over and is gone.
+///
+/// Minted once, by the entry stub, after it has seen CPL 3 and a handoff of its own version. That is
+/// all ring 3 can know: whether the tables are as the seal says was read back by boot before the
+/// drop, and can be checked from outside.
+///
+/// ```compile_fail,E0423
+/// let forged = libos::machine::Sealed(());
+/// ```
+#[derive(Debug)]
+pub struct Sealed(());
+
+impl Sealed {
+    pub(crate) fn mint() -> Self {
+        Self(())
+    }
+}
+
+/// The network card, both ways.
+pub struct Nic {
+    /// The hardware address.
+    pub mac: [u8; 6],
+    /// Frames for us.
+    pub receive: ReceiveRing,
+    /// Frames from us.
+    pub transmit: TransmitRing,
+}
+
+impl Nic {
+    /// Hands the device what is waiting, one bell a direction at most.
+    pub fn flush(&mut self) {
+        self.receive.flush();
+        self.transmit.flush();
+    }
+
+    /// Prepares to sleep; `false` if there is something to do already.
+    ///
+    /// Who waits for room to send asks to be woken by the transmit ring too, and does not care for
+    /// received frames that it cannot answer anyway.
+    pub fn prepare_to_sleep(&mut self, waits_for_room: bool) -> bool {
+        if waits_for_room {
+            return !self.transmit.ask_for_interrupt();
+        }
+        self.transmit.ask_for_none();
+        !self.receive.ask_for_interrupt()
+    }
+}
+
+/// Everything a service has. It gets nothing else, ever.
+pub struct Machine {
+    /// The proof.
+    pub sealed: Sealed,
+    /// The clock.
+    pub clock: TscClock,
+    /// The network card, if the image has one.
+    pub nic: Option<Nic>,
+    handoff: Handoff,
+    generation: Option<Generation>,
+}
+
+/// The VM generation id and what it was when we last looked.
+struct Generation {
+    id: GenerationId,
+    seen: [u64; 2],
+}
+
+impl Machine {
+    pub(crate) fn new(sealed: Sealed, mut handoff: Handoff) -> Self {
+        entropy::seed(&mut handoff.seed);
+        let generation = GenerationId::new(handoff.generation_id)
+            .map(|id| Generation { id, seen: id.read() });
+        let nic = nic(&handoff.nic);
+        Self { sealed, clock: TscClock::new(&handoff), nic, handoff, generation }
+    }
+
+    /// The configuration's payload: what the image's author wrote for this service.
+    pub fn configuration(&self) -> &'static [u8] {
+        // SAFETY: boot mapped the section read-only, for good.
+        let section = unsafe { memory::read_only(self.handoff.configuration) };
+        let Ok(header) = Header::parse(section) else { stop(Stop::BadHandoff) };
+        let Span { start, length } = header.payload();
+        section.get(start as usize..(start + length) as usize).unwrap_or(&[])
+    }
+
+    /// The heap's size in bytes.
+    pub fn heap_bytes(&self) -> u64 {
+        self.handoff.heap.length
+    }
+
+    /// Where boot put things: what a probe attacks and a service has no use for.
+    pub fn handoff(&self) -> &Handoff {
+        &self.handoff
+    }
+
+    /// Whether this machine was cloned or restored since the last call.
+    ///
+    /// If so the generator has been reseeded, and whoever asks must drop what it shares with the
+    /// machine's other copies: keys, sequence numbers, connections.
+    pub fn was_cloned(&mut self) -> bool {
+        let Some(generation) = &mut self.generation else { return false };
+        let now = generation.id.read();
+        if now == generation.seen {
+            return false;
+        }
+        generation.seen = now;
+        entropy::reseed(&now);
+        true
+    }
+
+    /// Sleeps until a moment, a device, or nothing at all.
+    pub fn idle(&self, until: crate::clock::Instant) {
+        arch::idle(self.clock.tsc_at(until));
+    }
+}
+
+/// Ends the machine with a reason on its console.
+pub fn stop(reason: Stop) -> ! {
+    arch::stop(reason)
+}
+
+fn nic(nic: &handoff::Nic) -> Option<Nic> {
+    if nic.present == 0 {
+        return None;
+    }
+    let [m0, m1, m2, m3, m4, m5, ..] = nic.mac.to_le_bytes();
+    Some(Nic {
+        mac: [m0, m1, m2, m3, m4, m5],
+        receive: ReceiveRing::new(&nic.receive)?,
+        transmit: TransmitRing::new(&nic.transmit, nic.features)?,
+    })
+}
