@@ -1,1 +1,22 @@
-//! .
+//! The TLS edge proxy: terminates TLS and forwards the plaintext to a TCP backend.
+//!
+//! This is the part that knows no machine: it works on anything that is a
+//! [`Stream`](libos::stream::Stream), so tests run it on lists of bytes.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod connection;
+pub mod counted;
+mod outcome;
+#[cfg(target_os = "none")]
+pub mod server;
+#[cfg(test)]
+mod tests;
+
+pub use self::connection::{Connection, Limits, MIN_ROOM, Progress, Route, Workspace, serve};
+pub use self::outcome::{Outcome, Reason};

@@ -55,10 +55,16 @@ impl fmt::Display for Refusal {
                 write!(f, "no room below 4 GiB for a device's {bytes:#x} bytes of registers")
             }
             Self::BusMasters { others } => {
-                write!(f, "{others} PCI functions that the image does not name may still master the bus")
+                write!(
+                    f,
+                    "{others} PCI functions that the image does not name may still master the bus"
+                )
             }
             Self::ClockSource => {
-                write!(f, "no clock to measure the time stamp counter with; give the machine an ACPI PM timer or a PIT")
+                write!(
+                    f,
+                    "no clock to measure the time stamp counter with; give the machine an ACPI PM timer or a PIT"
+                )
             }
             Self::Configuration(malformed) => write!(f, "{malformed}; compose the image again"),
             Self::CpuLacks(missing) => {
@@ -74,17 +80,29 @@ impl fmt::Display for Refusal {
             Self::Bound { what, limit } => write!(f, "more than {limit} {what}"),
             Self::NoEntropy(why) => write!(f, "no entropy: {why}"),
             Self::NoNic => {
-                write!(f, "the image needs a network card and none was found (QEMU: -device virtio-net-pci)")
+                write!(
+                    f,
+                    "the image needs a network card and none was found (QEMU: -device virtio-net-pci)"
+                )
             }
             Self::Relocation { offset } => {
-                write!(f, "the service's relocation at {offset:#x} lies outside its data; compose the image again")
+                write!(
+                    f,
+                    "the service's relocation at {offset:#x} lies outside its data; compose the image again"
+                )
             }
             Self::Seal(violation) => write!(f, "the seal does not hold: {violation}"),
             Self::X2ApicLocked => {
-                write!(f, "the firmware locked x2APIC mode, which needs MSR writes; unlock it in the firmware")
+                write!(
+                    f,
+                    "the firmware locked x2APIC mode, which needs MSR writes; unlock it in the firmware"
+                )
             }
             Self::VmwareBackdoor => {
-                write!(f, "VMware answers port 0x5658 to ring 3, which no I/O bitmap can deny; use another hypervisor")
+                write!(
+                    f,
+                    "VMware answers port 0x5658 to ring 3, which no I/O bitmap can deny; use another hypervisor"
+                )
             }
         }
     }

@@ -122,7 +122,9 @@ fn table(physical: &impl Physical, address: u64) -> Result<&[u8], Malformed> {
     let header = physical.read(address, 36).ok_or(missing)?;
     let length = u32_at(header, 4).ok_or(missing)?;
     if !(36..=MAX_TABLE_BYTES).contains(&length) {
-        return Err(Malformed::OutOfReach("an ACPI table is shorter than its header or over 1 MiB"));
+        return Err(Malformed::OutOfReach(
+            "an ACPI table is shorter than its header or over 1 MiB",
+        ));
     }
     let table = physical.read(address, u64::from(length)).ok_or(missing)?;
     if sum(table) != 0 {

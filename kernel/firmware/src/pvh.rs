@@ -45,7 +45,9 @@ pub fn parse(physical: &impl Physical, address: u64) -> Result<StartInfo, Malfor
         return Err(Malformed::Signature("the loader gave no PVH start info"));
     }
     if u32_at(info, 4) == Some(0) {
-        return Err(Malformed::Signature("the loader's PVH start info has no memory map (version 0)"));
+        return Err(Malformed::Signature(
+            "the loader's PVH start info has no memory map (version 0)",
+        ));
     }
     let map = u64_at(info, 40).ok_or(missing)?;
     let entries = u32_at(info, 48).ok_or(missing)?;

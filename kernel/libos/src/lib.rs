@@ -30,6 +30,8 @@ pub mod log;
 #[allow(unsafe_code, reason = "reads the configuration section, which boot mapped")]
 pub mod machine;
 pub mod net;
+#[cfg(target_os = "none")]
+pub mod runtime;
 pub mod stream;
 pub mod tls;
 

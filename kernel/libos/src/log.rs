@@ -19,6 +19,8 @@ pub enum Level {
     Warning,
     /// Something happened.
     Info,
+    /// Something happened as it always does.
+    Debug,
 }
 
 impl Level {
@@ -27,24 +29,32 @@ impl Level {
             Self::Error => "error",
             Self::Warning => "warning",
             Self::Info => "info",
+            Self::Debug => "debug",
         }
     }
 }
 
 /// The budget of lines, refilled each second.
 struct Budget {
+    level: Level,
     lines_a_second: u32,
     left: u32,
     since: Instant,
     dropped: u64,
 }
 
-static BUDGET: Mutex<Budget> =
-    Mutex::new(Budget { lines_a_second: 50, left: 50, since: Instant::from_micros(0), dropped: 0 });
+static BUDGET: Mutex<Budget> = Mutex::new(Budget {
+    level: Level::Info,
+    lines_a_second: 50,
+    left: 50,
+    since: Instant::from_micros(0),
+    dropped: 0,
+});
 
-/// Sets how many lines a second the console may take.
-pub fn limit(lines_a_second: u32) {
+/// Sets the least important level that is written, and how many lines a second are.
+pub fn configure(level: Level, lines_a_second: u32) {
     let mut budget = BUDGET.lock();
+    budget.level = level;
     budget.lines_a_second = lines_a_second;
     budget.left = lines_a_second;
 }
@@ -52,6 +62,9 @@ pub fn limit(lines_a_second: u32) {
 /// Writes one line, unless this second's budget is spent; then the line is counted.
 pub fn line(now: Instant, level: Level, message: fmt::Arguments<'_>) {
     let mut budget = BUDGET.lock();
+    if level > budget.level {
+        return;
+    }
     if now.since(budget.since) >= Duration::from_secs(1) {
         budget.since = now;
         budget.left = budget.lines_a_second;
@@ -120,7 +133,8 @@ fn output(bytes: &[u8]) {
 impl Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
-            if let Some(slot) = self.bytes.get_mut(self.used).filter(|_| self.used < MAX_LINE_BYTES - 2)
+            if let Some(slot) =
+                self.bytes.get_mut(self.used).filter(|_| self.used < MAX_LINE_BYTES - 2)
             {
                 *slot = byte;
                 self.used += 1;

@@ -39,26 +39,6 @@ pub struct Nic {
     pub transmit: TransmitRing,
 }
 
-impl Nic {
-    /// Hands the device what is waiting, one bell a direction at most.
-    pub fn flush(&mut self) {
-        self.receive.flush();
-        self.transmit.flush();
-    }
-
-    /// Prepares to sleep; `false` if there is something to do already.
-    ///
-    /// Who waits for room to send asks to be woken by the transmit ring too, and does not care for
-    /// received frames that it cannot answer anyway.
-    pub fn prepare_to_sleep(&mut self, waits_for_room: bool) -> bool {
-        if waits_for_room {
-            return !self.transmit.ask_for_interrupt();
-        }
-        self.transmit.ask_for_none();
-        !self.receive.ask_for_interrupt()
-    }
-}
-
 /// Everything a service has. It gets nothing else, ever.
 pub struct Machine {
     /// The proof.
@@ -80,8 +60,8 @@ struct Generation {
 impl Machine {
     pub(crate) fn new(sealed: Sealed, mut handoff: Handoff) -> Self {
         entropy::seed(&mut handoff.seed);
-        let generation = GenerationId::new(handoff.generation_id)
-            .map(|id| Generation { id, seen: id.read() });
+        let generation =
+            GenerationId::new(handoff.generation_id).map(|id| Generation { id, seen: id.read() });
         let nic = nic(&handoff.nic);
         Self { sealed, clock: TscClock::new(&handoff), nic, handoff, generation }
     }
@@ -103,6 +83,11 @@ impl Machine {
     /// Where boot put things: what a probe attacks and a service has no use for.
     pub fn handoff(&self) -> &Handoff {
         &self.handoff
+    }
+
+    /// Takes the network card out, once.
+    pub fn take_nic(&mut self) -> Option<Nic> {
+        self.nic.take()
     }
 
     /// Whether this machine was cloned or restored since the last call.

@@ -28,7 +28,9 @@ pub(crate) fn enable(cpu: &Cpu) {
     // unreachable. LME and LMA stay as the entry stub set them.
     unsafe {
         Efer::write(
-            EferFlags::LONG_MODE_ENABLE | EferFlags::LONG_MODE_ACTIVE | EferFlags::NO_EXECUTE_ENABLE,
+            EferFlags::LONG_MODE_ENABLE
+                | EferFlags::LONG_MODE_ACTIVE
+                | EferFlags::NO_EXECUTE_ENABLE,
         );
     }
     // SAFETY: paging and protection stay on; WP only adds faults, and boot's tables map everything

@@ -130,7 +130,8 @@ impl Bus {
         let mut next = named;
         while let Some(function) = next.filter(|_| !path.is_full()) {
             path.push(function);
-            next = function.bridge.and_then(|index| self.functions.get(usize::from(index))).copied();
+            next =
+                function.bridge.and_then(|index| self.functions.get(usize::from(index))).copied();
         }
         let is_master = |function: &&Function| self.read(**function, COMMAND) & COMMAND_MASTER != 0;
         self.functions.iter().filter(|function| !path.contains(function)).filter(is_master).count()

@@ -310,7 +310,8 @@ impl Queue {
     /// Writes every descriptor, once and for all.
     fn write_descriptors(&mut self) {
         let start = self.buffers.start();
-        for (index, slot) in (0..self.descriptors).zip(self.table.words_mut().as_chunks_mut::<2>().0)
+        for (index, slot) in
+            (0..self.descriptors).zip(self.table.words_mut().as_chunks_mut::<2>().0)
         {
             let Some(descriptor) = (self.geometry)(index) else { continue };
             let length = u64::from(descriptor.length);

@@ -81,6 +81,7 @@ pub(crate) fn gate_blob() -> (&'static [u8], usize) {
     let gate = &raw const gate_start as usize;
     let end = &raw const gate_blob_end as usize;
     // SAFETY: boot.ld puts the three symbols in this order into one read-only section.
-    let blob = unsafe { core::slice::from_raw_parts(start as *const u8, end.saturating_sub(start)) };
+    let blob =
+        unsafe { core::slice::from_raw_parts(start as *const u8, end.saturating_sub(start)) };
     (blob, gate.saturating_sub(start))
 }

@@ -158,7 +158,6 @@ impl ReadBack {
     pub(crate) fn root(&self) -> u64 {
         self.span.start
     }
-
 }
 
 impl seal_core::Frames for ReadBack {

@@ -111,10 +111,7 @@ impl Plan {
         let stack = memory.take("the service's stack", header.stack_bytes)?;
         let mut tables = Arena::new(memory.take("page tables", TABLE_PAGES * PAGE_BYTES)?);
         let bridge = heap.front(BRIDGE_PAGES * PAGE_BYTES).ok_or(Refusal::Configuration(
-            abi::configuration::Malformed::Field {
-                name: "heap_bytes",
-                value: header.heap_bytes,
-            },
+            abi::configuration::Malformed::Field { name: "heap_bytes", value: header.heap_bytes },
         ))?;
         let frames = regions::ServiceFrames { heap: heap_span, bss, stack: stack.span() };
         let apic = found.machine.apic.address();
@@ -211,7 +208,8 @@ impl Plan {
     /// final descriptor tables in force.
     pub(crate) fn cross_bridge(&mut self, tables: Arena) -> Result<ReadBack, Refusal> {
         gate::load_tables(self.gate.gdt.start());
-        let mut bridge = Arena::new(self.bridge.take().ok_or(Refusal::Bound { what: "crossings", limit: 1 })?);
+        let mut bridge =
+            Arena::new(self.bridge.take().ok_or(Refusal::Bound { what: "crossings", limit: 1 })?);
         bridge.map_for_boot(tables.span())?;
         for region in self.layout.regions().iter().filter(|region| region.virt >> 63 == 1) {
             let frames = Span::new(region.phys, region.length);

@@ -29,7 +29,10 @@ pub(crate) fn log(bytes: &[u8]) {
             *to = *from;
         }
         let [low, high] = [0, 8].map(|at| {
-            words.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |word| u64::from_le_bytes(*word))
+            words
+                .get(at..)
+                .and_then(<[u8]>::first_chunk)
+                .map_or(0, |word| u64::from_le_bytes(*word))
         });
         // SAFETY: see the module; LOG takes two words and a count.
         unsafe {

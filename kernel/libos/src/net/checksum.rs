@@ -6,17 +6,14 @@ use super::frame::TCP;
 ///
 /// Not folded yet. It cannot overflow: a frame has fewer than 2^16 bytes.
 pub(super) fn sum(bytes: &[u8]) -> u64 {
-    let mut words = bytes.chunks_exact(4);
-    // 2^16 is 1 in this arithmetic, so 32-bit words may be added as well as 16-bit ones.
-    let mut sum: u64 = words
-        .by_ref()
-        .map(|word| u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]])))
-        .sum();
+    let (words, rest) = bytes.as_chunks::<4>();
     let mut last = [0; 4];
-    let rest = words.remainder();
-    last[..rest.len()].copy_from_slice(rest);
-    sum += u64::from(u32::from_be_bytes(last));
-    sum
+    for (to, byte) in last.iter_mut().zip(rest) {
+        *to = *byte;
+    }
+    // 2^16 is 1 in this arithmetic, so 32-bit words may be added as well as 16-bit ones.
+    let whole: u64 = words.iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum();
+    whole + u64::from(u32::from_be_bytes(last))
 }
 
 /// The sum of TCP's pseudo-header: both addresses as they stand in the IP header, then the rest.

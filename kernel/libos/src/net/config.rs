@@ -57,7 +57,8 @@ pub struct Limits {
 }
 
 /// Everything [`Network::new`](super::Network::new) needs to know.
-#[derive(Clone, Debug)]
+///
+/// It holds secrets, so it can be neither copied nor printed.
 pub struct Config {
     /// Our hardware address.
     pub mac: [u8; 6],

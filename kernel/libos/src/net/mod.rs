@@ -33,8 +33,11 @@ pub(crate) mod timers;
 mod checksum;
 mod config;
 mod counters;
+mod egress;
 mod flow;
 mod frame;
+mod ingress;
+mod life;
 mod neighbour;
 mod stack;
 mod stream;
@@ -57,7 +60,6 @@ pub use self::stream::{Dialer, TcpStream};
 use self::stack::Stack;
 use crate::clock::Instant;
 use crate::link::{Receiver, Transmitter};
-use crate::stream::Stream;
 
 /// How many frames one [`Network::poll`] takes from the ring at most.
 pub const FRAMES_A_ROUND: usize = 128;
@@ -71,6 +73,7 @@ pub struct Network<R, T> {
 }
 
 /// A connection that was established from outside.
+#[derive(Debug)]
 pub struct Accepted {
     /// Our side of it.
     pub stream: TcpStream,
@@ -199,12 +202,5 @@ impl<R: Receiver, T: Transmitter> Network<R, T> {
     pub fn renew(&mut self, mut random: [u8; 32]) {
         self.stack.borrow_mut().renew(&random, &mut self.transmitter);
         random.zeroize();
-    }
-}
-
-impl core::fmt::Debug for TcpStream {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let name = if self.is_over() { "over" } else { "open" };
-        write!(f, "TcpStream({} <- {}, {name})", self.local_port(), self.peer())
     }
 }

@@ -43,6 +43,13 @@ impl TcpStream {
     }
 }
 
+impl core::fmt::Debug for TcpStream {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let name = if self.is_over() { "over" } else { "open" };
+        write!(f, "TcpStream({} <- {}, {name})", self.local_port(), self.peer())
+    }
+}
+
 impl Drop for TcpStream {
     fn drop(&mut self) {
         self.stack.borrow_mut().release(self.slot);

@@ -40,6 +40,7 @@ impl Table {
     }
 
     /// How many connections there are.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

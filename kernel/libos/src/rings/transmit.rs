@@ -118,7 +118,8 @@ impl Transmitter for TransmitRing {
         let (result, checksum) = fill(frame);
         header.fill(0);
         if let Some(PartialChecksum { start, offset }) = checksum {
-            if let [flags, _, _, _, _, _, start_low, start_high, offset_low, offset_high, ..] = header
+            if let [flags, _, _, _, _, _, start_low, start_high, offset_low, offset_high, ..] =
+                header
             {
                 *flags = NEEDS_CSUM;
                 [*start_low, *start_high] = start.to_le_bytes();

@@ -1,0 +1,109 @@
+//! What is said about a connection once it is over: one line of the log.
+
+use core::fmt;
+use core::time::Duration;
+
+use libos::stream::DialError;
+use libos::tls::{Parameters, TlsError};
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The backend did not accept the connection in time.
+    BackendDeadline,
+    /// The backend refused the connection.
+    BackendRefused,
+    /// The backend broke the connection off.
+    BackendReset,
+    /// The client broke the connection off.
+    ClientReset,
+    /// Both sides finished.
+    Completed,
+    /// The client did not complete the handshake in time.
+    HandshakeDeadline,
+    /// Neither side sent a byte for too long.
+    IdleDeadline,
+    /// The client closed the connection before the handshake was complete.
+    LeftInHandshake,
+    /// The connection was open for as long as any may be.
+    LifetimeDeadline,
+    /// The client closed the connection without having sent anything.
+    NoRequest,
+    /// A limit of ours kept the backend from being dialled.
+    NotDialled(DialError),
+    /// TLS failed.
+    Tls(TlsError),
+}
+
+/// How a connection went. It holds no byte that the client chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why it ended.
+    pub reason: Reason,
+    /// Plaintext bytes that were passed to the backend.
+    pub to_backend: u64,
+    /// Plaintext bytes that were passed to the client.
+    pub to_client: u64,
+    /// From the connection's beginning to its end.
+    pub total: Duration,
+    /// From the connection's beginning to the end of the handshake.
+    pub handshake: Option<Duration>,
+    /// From the first plaintext byte to the backend's acceptance.
+    pub connect: Option<Duration>,
+    /// What was agreed in the handshake.
+    pub parameters: Option<Parameters>,
+    /// Whether the client's data ended with FIN alone: it may have been cut off on the way.
+    pub is_truncated: bool,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BackendDeadline => "backend did not answer in time",
+            Self::BackendRefused => "backend refused",
+            Self::BackendReset => "backend reset",
+            Self::ClientReset => "client reset",
+            Self::Completed => "completed",
+            Self::HandshakeDeadline => "handshake took too long",
+            Self::IdleDeadline => "idle for too long",
+            Self::LeftInHandshake => "client left in the handshake",
+            Self::LifetimeDeadline => "open for too long",
+            Self::NoRequest => "client left without a request",
+            Self::NotDialled(DialError::NoPlace) => "no place for a backend connection",
+            Self::NotDialled(DialError::NoPort) => "no port for a backend connection",
+            Self::NotDialled(DialError::NoRoute) => "no route to the backend",
+            Self::Tls(error) => return error.fmt(f),
+        })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reason, to_backend, to_client, .. } = self;
+        write!(f, "{reason}; {to_backend} bytes up, {to_client} down")?;
+        write!(f, "; {}", Millis(self.total))?;
+        if let Some(span) = self.handshake {
+            write!(f, ", handshake {}", Millis(span))?;
+        }
+        if let Some(span) = self.connect {
+            write!(f, ", connect {}", Millis(span))?;
+        }
+        if let Some(Parameters { suite, group }) = self.parameters {
+            write!(f, "; {suite} {group}")?;
+        }
+        if self.is_truncated {
+            f.write_str("; FIN without close_notify")?;
+        }
+        Ok(())
+    }
+}
+
+/// A span in milliseconds with one decimal.
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.0.as_micros();
+        write!(f, "{}.{} ms", micros / 1000, micros % 1000 / 100)
+    }
+}

@@ -1,0 +1,240 @@
+//! The server: reads its configuration, listens, and gives each connection a task.
+
+use alloc::rc::Rc;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::time::Duration;
+
+use abi::gate::Stop;
+use edge_config::budget::Budget;
+use edge_config::{Config, Deadlines, Level};
+use libos::clock::{Instant, TscClock};
+use libos::log::{self, Level as LogLevel};
+use libos::machine::{Machine, stop};
+use libos::net::{self, Accepted, Listener, Tuning};
+use libos::runtime::{Runtime, has_memory};
+use libos::tls::{ServerSettings, WallClock};
+
+use crate::counted::{Counted, Places};
+use crate::{Limits, Outcome, Reason, Route, Workspace, serve};
+
+/// How long a peer may take to acknowledge the end of a connection.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// Finished connections whose end is still to be acknowledged: a quarter of all.
+const LINGERING_SHARE: usize = 4;
+
+/// Serves until power-off.
+pub fn run(machine: Machine) -> ! {
+    match Server::start(machine) {
+        Ok(server) => server.run(),
+        Err(error) => {
+            log::plain(format_args!("edge-proxy: refused: {error}"));
+            stop(Stop::BadHandoff)
+        }
+    }
+}
+
+/// Why the proxy cannot begin. The image tool checks all of this, so it means a broken image.
+#[derive(Debug)]
+enum StartError {
+    Configuration(edge_config::DecodeError),
+    Heap { needed: u64, actual: u64 },
+    Listen(net::ListenError),
+    Mac { wanted: [u8; 6], actual: [u8; 6] },
+    Runtime(libos::runtime::RuntimeError),
+    Tls(libos::tls::SettingsError),
+}
+
+impl core::fmt::Display for StartError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Configuration(error) => write!(f, "configuration: {error}"),
+            Self::Heap { needed, actual } => {
+                write!(f, "the budget needs a heap of {needed} bytes, the image gives {actual}")
+            }
+            Self::Listen(error) => error.fmt(f),
+            Self::Mac { wanted, actual } => {
+                write!(
+                    f,
+                    "the network card is {actual:02x?}, the configuration wants {wanted:02x?}"
+                )
+            }
+            Self::Runtime(error) => error.fmt(f),
+            Self::Tls(error) => write!(f, "certificate: {error}"),
+        }
+    }
+}
+
+struct Server {
+    runtime: Runtime,
+    settings: ServerSettings,
+    route: Route,
+    handshakes: Places,
+    workspace: Rc<RefCell<Workspace>>,
+    /// Lines of connections that were refused here, not in the network.
+    refused: Cell<u64>,
+}
+
+impl Server {
+    fn start(machine: Machine) -> Result<Self, StartError> {
+        let config = Config::decode(machine.configuration()).map_err(StartError::Configuration)?;
+        log::configure(level(config.log.level), config.log.lines_per_second);
+        let budget = Budget::of(&config);
+        if budget.heap() > machine.heap_bytes() {
+            let (needed, actual) = (budget.heap(), machine.heap_bytes());
+            return Err(StartError::Heap { needed, actual });
+        }
+        let actual = machine.nic.as_ref().map_or([0; 6], |nic| nic.mac);
+        if let Some(wanted) = config.network.mac.filter(|wanted| *wanted != actual) {
+            return Err(StartError::Mac { wanted, actual });
+        }
+        let settings = settings(&config, machine.clock)?;
+        let tasks = config.limits.connections as usize;
+        let reserve = (budget.connection + budget.backend_connection) as usize;
+        let mut runtime =
+            Runtime::new(machine, network(&config), tasks, reserve).map_err(StartError::Runtime)?;
+        for listener in &config.listeners {
+            let listen = Listener {
+                max_half_open: config.limits.half_open as usize,
+                tuning: client_tuning(&config),
+            };
+            runtime.listen(listener.port, listen).map_err(StartError::Listen)?;
+        }
+        ready(&config);
+        Ok(Self {
+            runtime,
+            settings,
+            route: Route { backend: config.backend, limits: limits(&config.deadlines) },
+            handshakes: Places::new(config.limits.handshakes),
+            workspace: Rc::new(RefCell::new(Workspace::new())),
+            refused: Cell::new(0),
+        })
+    }
+
+    fn run(self) -> ! {
+        let Self { runtime, settings, route, handshakes, workspace, refused } = self;
+        let executor = runtime.executor().clone();
+        let dialer = runtime.dialer();
+        runtime.run(move |accepted, now| {
+            let Accepted { stream, peer, .. } = accepted;
+            // Dropping the stream resets it: a connection we have no place for costs one frame.
+            let Some(place) = handshakes.take() else {
+                refused.set(refused.get() + 1);
+                let message = format_args!("{peer}: refused: too many handshakes");
+                log::line(now, LogLevel::Warning, message);
+                return;
+            };
+            let session = match settings.accept() {
+                Ok(session) => Counted::new(session, place),
+                Err(error) => {
+                    log::line(now, LogLevel::Error, format_args!("{peer}: {error}"));
+                    return;
+                }
+            };
+            let (clock, dial) = (executor.clock(), dialer.clone());
+            let workspace = Rc::clone(&workspace);
+            let task = async move {
+                let outcome = serve(session, stream, dial, route, &clock, &workspace).await;
+                tell(libos::stream::Timer::now(&clock), peer, &outcome);
+            };
+            if executor.spawn(task).is_err() {
+                let message = format_args!("{peer}: refused: too many connections");
+                log::line(now, LogLevel::Warning, message);
+            }
+        })
+    }
+}
+
+/// One line for a connection that is over. Those that went as they should are for the curious.
+fn tell(now: Instant, peer: core::net::SocketAddrV4, outcome: &Outcome) {
+    let level = match outcome.reason {
+        Reason::Completed | Reason::NoRequest | Reason::ClientReset => LogLevel::Debug,
+        Reason::Tls(_) | Reason::LeftInHandshake | Reason::HandshakeDeadline => LogLevel::Info,
+        Reason::IdleDeadline | Reason::LifetimeDeadline => LogLevel::Info,
+        _ => LogLevel::Warning,
+    };
+    log::line(now, level, format_args!("{peer}: {outcome}"));
+}
+
+/// Says that the proxy serves, and how much.
+fn ready(config: &Config) {
+    let limits = &config.limits;
+    let port = config.listeners.first().map_or(0, |listener| listener.port);
+    log::plain(format_args!(
+        "READY tls {}:{port} -> {} connections {} backend {}",
+        config.network.address, config.backend, limits.connections, limits.backend_connections
+    ));
+}
+
+fn level(level: Level) -> LogLevel {
+    match level {
+        Level::Error => LogLevel::Error,
+        Level::Warn => LogLevel::Warning,
+        Level::Info => LogLevel::Info,
+        Level::Debug => LogLevel::Debug,
+    }
+}
+
+fn settings(config: &Config, clock: TscClock) -> Result<ServerSettings, StartError> {
+    let chain: Vec<&[u8]> = config.identity.chain.iter().map(|entry| entry.der()).collect();
+    let key = config.identity.key.pkcs8();
+    ServerSettings::new(&chain, key, &[], Arc::new(Wall(clock))).map_err(StartError::Tls)
+}
+
+fn network(config: &Config) -> net::Config {
+    let connections = config.limits.connections as usize;
+    net::Config {
+        // The card says who it is.
+        mac: [0; 6],
+        address: config.network.address,
+        prefix: config.network.prefix,
+        gateway: config.network.gateway,
+        random: [0; 32],
+        limits: net::Limits {
+            accepted: connections,
+            dialled: config.limits.backend_connections as usize,
+            lingering: connections.div_ceil(LINGERING_SHARE),
+        },
+        dial: Tuning {
+            receive_bytes: u16::try_from(config.buffers.backend_receive).unwrap_or(u16::MAX),
+            send_bytes: config.buffers.backend_send,
+            handshake_timeout: millis(config.deadlines.backend_connect_ms),
+            ..Tuning::default()
+        },
+        has_memory,
+    }
+}
+
+fn client_tuning(config: &Config) -> Tuning {
+    Tuning {
+        receive_bytes: u16::try_from(config.buffers.client_receive).unwrap_or(u16::MAX),
+        send_bytes: config.buffers.client_send,
+        ..Tuning::default()
+    }
+}
+
+fn limits(deadlines: &Deadlines) -> Limits {
+    Limits {
+        handshake: millis(deadlines.handshake_ms),
+        connect: millis(deadlines.backend_connect_ms),
+        idle: millis(deadlines.idle_ms),
+        lifetime: millis(deadlines.lifetime_ms),
+        closing: CLOSING,
+    }
+}
+
+fn millis(millis: u32) -> Duration {
+    Duration::from_millis(millis.into())
+}
+
+/// The machine's clock as TLS wants it.
+#[derive(Debug)]
+struct Wall(TscClock);
+
+impl WallClock for Wall {
+    fn unix_seconds(&self) -> Option<u64> {
+        Some(self.0.unix_s(self.0.now()))
+    }
+}
