@@ -135,7 +135,7 @@ mod tests {
             if descriptor.offset < small {
                 assert!(descriptor.length as u64 <= SMALL_STRIDE && end <= small);
             } else {
-                assert!((descriptor.offset - small) % FULL_STRIDE == 0);
+                assert!((descriptor.offset - small).is_multiple_of(FULL_STRIDE));
                 assert!(u64::from(descriptor.length) <= FULL_STRIDE);
             }
         }

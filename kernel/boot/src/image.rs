@@ -88,17 +88,18 @@ impl Image {
     pub(crate) fn relocate(&self, base: u64) -> Result<(), Refusal> {
         let table = self.own.bytes(self.manifest.relocations).unwrap_or(&[]);
         let mut next = 0;
+        let mut place = Place::default();
         for entry in table.as_chunks::<8>().0 {
             let entry = u64::from_le_bytes(*entry);
             if entry & 1 == 0 {
-                self.relocate_word(entry, base)?;
+                self.relocate_word(entry, base, &mut place)?;
                 next = entry.wrapping_add(8);
                 continue;
             }
             let mut bits = entry >> 1;
             while bits != 0 {
                 let skip = u64::from(bits.trailing_zeros());
-                self.relocate_word(next.wrapping_add(skip * 8), base)?;
+                self.relocate_word(next.wrapping_add(skip * 8), base, &mut place)?;
                 bits &= bits - 1;
             }
             next = next.wrapping_add(63 * 8);
@@ -106,24 +107,40 @@ impl Image {
         Ok(())
     }
 
-    fn relocate_word(&self, address: u64, base: u64) -> Result<(), Refusal> {
-        let refusal = Refusal::Relocation { offset: address };
+    fn relocate_word(&self, address: u64, base: u64, place: &mut Place) -> Result<(), Refusal> {
         let word = Span::new(address, 8);
-        let segment = self
+        if !place.addresses.covers(&word) {
+            *place = self.place_of(word).ok_or(Refusal::Relocation { offset: address })?;
+        }
+        let offset = address - place.addresses.start + place.offset;
+        self.own.relocate(offset, base).ok_or(Refusal::Relocation { offset: address })
+    }
+
+    /// The writable segment that holds a word.
+    fn place_of(&self, word: Span) -> Option<Place> {
+        self
             .segments()
             .filter(|segment| {
                 use SegmentAccess::{ReadAfterRelocation, ReadWrite};
                 matches!(segment.access, ReadWrite | ReadAfterRelocation)
             })
-            .find(|segment| Span::new(segment.address, segment.file_bytes).covers(&word));
-        let Some(segment) = segment else { return Err(refusal) };
-        let offset = address - segment.address + segment.offset;
-        self.own.relocate(offset, base).ok_or(refusal)
+            .map(|segment| Place {
+                addresses: Span::new(segment.address, segment.file_bytes),
+                offset: segment.offset,
+            })
+            .find(|place| place.addresses.covers(&word))
     }
 
     fn pages(&self, part: Span) -> Span {
         Span::new(self.own.boot().start + part.start, page_up(part.length).unwrap_or(0))
     }
+}
+
+/// Where a writable segment is: in the service, and in the image.
+#[derive(Default)]
+struct Place {
+    addresses: Span,
+    offset: u64,
 }
 
 fn file_span(segment: &Segment) -> Span {

@@ -166,7 +166,12 @@ fn fixed(physical: &impl Physical, fadt: &[u8], acpi: &mut Acpi) -> Result<(), M
 /// The encoding is fixed: NameOp, "_S5_", PackageOp, a length of one byte, a count, and then an
 /// integer as ZeroOp, OneOp or BytePrefix and a byte (ACPI 6.5, 20.2.3, 20.2.5.4).
 fn soft_off(dsdt: &[u8]) -> Option<u16> {
-    let at = dsdt.windows(6).position(|window| window == b"\x08_S5_\x12")?;
+    // One byte decides almost every place of a large table; the rest is looked at only then.
+    let at = (0..dsdt.len())
+        .zip(dsdt)
+        .filter(|(_, byte)| **byte == b'5')
+        .filter_map(|(at, _)| at.checked_sub(3))
+        .find(|at| dsdt.get(*at..at.saturating_add(6)) == Some(b"\x08_S5_\x12"))?;
     let body = dsdt.get(at.checked_add(6)?..)?;
     let value = match *body.get(..4)? {
         [length, _count, small @ (0 | 1), _] if length < 0x40 => small,

@@ -49,7 +49,7 @@ impl From<Instant> for smoltcp::time::Instant {
 #[derive(Clone, Copy, Debug)]
 pub struct TscClock {
     start_tsc: u64,
-    /// Microseconds in 2^32 ticks, and ticks in 2^12 microseconds: multiply and shift, since a
+    /// Microseconds in 2^44 ticks, and ticks in 2^20 microseconds: multiply and shift, since a
     /// 128-bit division costs as much as all else a round does.
     micros_per_tick: u64,
     ticks_per_micro: u64,
@@ -58,8 +58,8 @@ pub struct TscClock {
     wall_source: u64,
 }
 
-const MICRO_SHIFT: u32 = 32;
-const TICK_SHIFT: u32 = 12;
+const MICRO_SHIFT: u32 = 44;
+const TICK_SHIFT: u32 = 20;
 
 impl TscClock {
     /// A clock that ran `tsc_hz` ticks a second and showed `start_tsc` when the service began.
@@ -77,7 +77,7 @@ impl TscClock {
     /// The moment at which the counter shows `tsc`.
     pub fn at_tsc(&self, tsc: u64) -> Instant {
         let ticks = u128::from(tsc.saturating_sub(self.start_tsc));
-        Instant::from_micros((ticks * u128::from(self.micros_per_tick) >> MICRO_SHIFT) as u64)
+        Instant::from_micros(((ticks * u128::from(self.micros_per_tick)) >> MICRO_SHIFT) as u64)
     }
 
     /// What the counter shows at a moment; the counter's end for [`Instant::NEVER`].
@@ -85,7 +85,7 @@ impl TscClock {
         if instant == Instant::NEVER {
             return u64::MAX;
         }
-        let ticks = u128::from(instant.micros) * u128::from(self.ticks_per_micro) >> TICK_SHIFT;
+        let ticks = (u128::from(instant.micros) * u128::from(self.ticks_per_micro)) >> TICK_SHIFT;
         // One more, so that the timer never comes a moment too early and the round finds nothing.
         let ticks = u64::try_from(ticks)
             .unwrap_or(u64::MAX)

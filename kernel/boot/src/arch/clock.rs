@@ -12,9 +12,9 @@ use crate::refusal::Refusal;
 const PM_TIMER_HZ: u64 = 3_579_545;
 /// The PIT's rate.
 const PIT_HZ: u64 = 1_193_182;
-/// We measure for one millisecond, in ticks of either clock.
-const PM_TIMER_TICKS: u32 = (PM_TIMER_HZ / 1000) as u32;
-const PIT_TICKS: u16 = (PIT_HZ / 1000) as u16;
+/// We measure for half a millisecond, in ticks of either clock: a tick is less than 0.2 % of it.
+const PM_TIMER_TICKS: u32 = (PM_TIMER_HZ / 2000) as u32;
+const PIT_TICKS: u16 = (PIT_HZ / 2000) as u16;
 /// How often we look at a clock before we believe that it stands still.
 const PATIENCE: u32 = 10_000_000;
 
@@ -85,7 +85,7 @@ fn stated_hz() -> Option<u64> {
 fn wait_pm_timer(timer: u16) -> Result<u64, Refusal> {
     let start = port::read_u32(timer);
     for _ in 0..PATIENCE {
-        // The counter has 24 bits at least; a millisecond is far less than one turn.
+        // The counter has 24 bits at least; half a millisecond is far less than one turn.
         let passed = port::read_u32(timer).wrapping_sub(start) & 0x00ff_ffff;
         if passed >= PM_TIMER_TICKS {
             return Ok(u64::from(passed));

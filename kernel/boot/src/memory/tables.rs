@@ -14,6 +14,7 @@ const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
+const ENTRIES: u64 = 512;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Frames that hold page tables, the top one first.
@@ -46,34 +47,36 @@ impl Arena {
     /// Accessed and dirty are set from the start: the walker then never writes, so the tables work
     /// from read-only memory and their bytes never change.
     pub(crate) fn map(&mut self, virt: u64, phys: Span, promise: Promise) -> Result<(), Refusal> {
-        let mut done = 0;
-        while done < phys.length {
-            let (virt, frame) = (virt.wrapping_add(done), phys.start + done);
-            let fits = (virt | frame) % LARGE_BYTES == 0 && phys.length - done >= LARGE_BYTES;
-            let (size, kind) = if fits { (LARGE_BYTES, LARGE) } else { (PAGE_BYTES, 0) };
-            let table = self.table(virt, if fits { 2 } else { 1 })?;
-            let entry = frame | leaf_bits(promise) | kind;
-            self.set(table, virt, if fits { 2 } else { 1 }, entry);
-            done += size;
-        }
-        Ok(())
+        self.map_bits(virt, phys, leaf_bits(promise))
     }
 
     /// Maps the first 4 GiB as boot knows them, but `sealed` read-only.
     pub(crate) fn map_for_boot(&mut self, sealed: Span) -> Result<(), Refusal> {
         let all = PRESENT | WRITABLE | ACCESSED | DIRTY;
         let end = sealed.end().unwrap_or(sealed.start);
-        for start in (0..super::REACH.length).step_by(LARGE_BYTES as usize) {
-            if start >= end || start + LARGE_BYTES <= sealed.start {
-                let table = self.table(start, 2)?;
-                self.set(table, start, 2, start | all | LARGE);
-                continue;
+        let rest = Span::new(end, super::REACH.length.saturating_sub(end));
+        self.map_bits(0, Span::new(0, sealed.start), all)?;
+        self.map_bits(sealed.start, sealed, all & !WRITABLE)?;
+        self.map_bits(end, rest, all)
+    }
+
+    /// Maps a span in runs, each within one table, which is looked up once.
+    fn map_bits(&mut self, virt: u64, phys: Span, bits: u64) -> Result<(), Refusal> {
+        let mut done = 0;
+        while done < phys.length {
+            let (at, frame, left) = (virt.wrapping_add(done), phys.start + done, phys.length - done);
+            let fits = (at | frame).is_multiple_of(LARGE_BYTES) && left >= LARGE_BYTES;
+            let (size, level, kind) = if fits { (LARGE_BYTES, 2, LARGE) } else { (PAGE_BYTES, 1, 0) };
+            // Small pages go on up to the next place where a large one could begin.
+            let reach = size * ENTRIES;
+            let run = (reach - at % reach).min(left - left % size);
+            let table = self.table(at, level)?;
+            let first = self.word(table, at, level);
+            let slots = self.frames.words_mut().iter_mut().skip(first).take((run / size) as usize);
+            for (slot, page) in slots.zip((frame..).step_by(size as usize)) {
+                *slot = page | bits | kind;
             }
-            for page in (start..start + LARGE_BYTES).step_by(PAGE_BYTES as usize) {
-                let rights = if sealed.contains(page) { all & !WRITABLE } else { all };
-                let table = self.table(page, 1)?;
-                self.set(table, page, 1, page | rights);
-            }
+            done += run;
         }
         Ok(())
     }

@@ -113,11 +113,15 @@ impl Stack {
         let mut wire = Wire::new(transmitter, self.us.mac, to, None);
         let mut turn = Turn::HasMore;
         let mut was_silent = false;
+        // Who has just written need not be asked whether there is something to send.
+        let mut is_asked = !core::mem::take(&mut flow.has_written);
         for _ in 0..FRAMES_A_TURN {
-            let until = poll_at(&mut self.interface, &flow.sockets, self.now);
-            if until > self.now {
-                turn = Turn::Rests(until);
-                break;
+            if core::mem::replace(&mut is_asked, true) {
+                let until = poll_at(&mut self.interface, &flow.sockets, self.now);
+                if until > self.now {
+                    turn = Turn::Rests(until);
+                    break;
+                }
             }
             if !wire.transmitter.has_room() {
                 turn = Turn::Blocked;

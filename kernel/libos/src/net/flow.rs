@@ -76,6 +76,8 @@ pub(super) struct Flow {
     pub(super) is_dialled: bool,
     /// Whether it stands in the list of those that may have something to send.
     pub(super) is_listed: bool,
+    /// Whether bytes were written since its last turn to send.
+    pub(super) has_written: bool,
     /// Whether it waits for ARP.
     pub(super) is_waiting: bool,
     /// Whether FIN is to be sent once it is established.
@@ -106,6 +108,7 @@ impl Flow {
             is_broken: false,
             is_dialled,
             is_listed: false,
+            has_written: false,
             is_waiting: false,
             wants_finish: false,
             deadline: Instant::NEVER,

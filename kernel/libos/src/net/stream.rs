@@ -97,6 +97,7 @@ impl Stream for TcpStream {
         // The only error is that the connection takes no bytes any more.
         let count = flow.socket_mut().send_slice(bytes).unwrap_or(0);
         if count > 0 {
+            flow.has_written = true;
             stack.list(self.slot);
         }
         count

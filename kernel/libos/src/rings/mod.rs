@@ -19,6 +19,7 @@ mod transmit;
 use core::sync::atomic::{Ordering, fence};
 
 use abi::handoff;
+use abi::ring::{available_bytes, used_bytes};
 
 pub use receive::ReceiveRing;
 use shared::Shared;
@@ -93,11 +94,13 @@ const AVAILABLE_EVENT: u64 = RING + 8 * DESCRIPTORS as u64;
 
 impl Queue {
     fn new(queue: &handoff::Queue) -> Option<Self> {
-        let geometry = queue.descriptors == u64::from(DESCRIPTORS);
-        geometry.then_some(Self {
-            available: Shared::new(queue.available),
-            used: Shared::new(queue.used),
-            doorbell: Shared::new(abi::Span::new(queue.doorbell, 2)),
+        if queue.descriptors != u64::from(DESCRIPTORS) {
+            return None;
+        }
+        Some(Self {
+            available: Shared::new(queue.available, available_bytes(DESCRIPTORS))?,
+            used: Shared::new(queue.used, used_bytes(DESCRIPTORS))?,
+            doorbell: Shared::new(abi::Span::new(queue.doorbell, 2), 2)?,
             number: queue.number as u16,
             next_available: 0,
             published: 0,

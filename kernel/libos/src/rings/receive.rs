@@ -1,7 +1,7 @@
 //! The receiving half: every buffer is the device's until it has filled it.
 
 use abi::handoff;
-use abi::ring::{FRAME_BYTES, HEADER_BYTES, receive_descriptor};
+use abi::ring::{FRAME_BYTES, HEADER_BYTES, RECEIVE_BUFFER_BYTES, receive_descriptor};
 
 use super::{DESCRIPTORS, DeviceFault, Queue, Shared};
 use crate::link::{Checksum, Received, Receiver};
@@ -23,7 +23,7 @@ impl ReceiveRing {
     pub(crate) fn new(queue: &handoff::Queue) -> Option<Self> {
         let mut ring = Self {
             queue: Queue::new(queue)?,
-            buffers: Shared::new(queue.buffers),
+            buffers: Shared::new(queue.buffers, RECEIVE_BUFFER_BYTES)?,
             frame: [0; (HEADER_BYTES + FRAME_BYTES) as usize],
             fault: None,
         };

@@ -2,9 +2,10 @@
 
 use abi::Span;
 
-/// A span of shared memory.
+/// A span of shared memory, as long and as aligned as its user needs it.
 pub(super) struct Shared {
-    span: Span,
+    start: u64,
+    length: u64,
 }
 
 /// A width that rings have.
@@ -12,15 +13,24 @@ pub(super) trait Word: Copy + Default {}
 impl Word for u16 {}
 impl Word for u32 {}
 
+/// What every span is aligned to, at least. Doorbells are 16 bits wide and stand alone.
+const ALIGNMENT: u64 = 2;
+
 impl Shared {
-    pub(super) fn new(span: Span) -> Self {
-        Self { span }
+    /// A span of at least `needed` bytes, or `None` if it is shorter or crooked.
+    pub(super) fn new(span: Span, needed: u64) -> Option<Self> {
+        let is_good = span.start != 0
+            && span.start.is_multiple_of(ALIGNMENT)
+            && span.length >= needed
+            && span.end().is_some();
+        is_good.then_some(Self { start: span.start, length: span.length })
     }
 
-    /// Reads a word; zero beyond the end, which the callers' constant offsets never reach.
+    /// Reads a word; zero beyond the end, which the callers' offsets never reach.
     pub(super) fn read<W: Word>(&self, offset: u64) -> W {
         match self.address::<W>(offset) {
-            // SAFETY: inside the span, aligned, mapped readable; see the module.
+            // SAFETY: inside the span and mapped readable; see the module. Ring words are aligned
+            // by virtio's own layout; a queue on pages of its own keeps that alignment.
             Some(address) => unsafe { (address as *const W).read_volatile() },
             None => W::default(),
         }
@@ -29,19 +39,16 @@ impl Shared {
     /// Writes a word; nothing beyond the end.
     pub(super) fn write<W: Word>(&self, offset: u64, value: W) {
         if let Some(address) = self.address::<W>(offset) {
-            // SAFETY: inside the span, aligned, mapped writable (the available ring and the
-            // doorbell; used rings are only read); see the module.
+            // SAFETY: inside the span, aligned as for `read`, mapped writable (the available ring
+            // and the doorbell; used rings are only read); see the module.
             unsafe { (address as *mut W).write_volatile(value) };
         }
     }
 
-    /// Copies bytes out.
+    /// Copies bytes out; `false` if they are not all inside the span.
     pub(super) fn copy_to(&self, offset: u64, to: &mut [u8]) -> bool {
-        let place = Span::new(self.span.start.wrapping_add(offset), to.len() as u64);
-        if !self.span.covers(&place) {
-            return false;
-        }
-        let from = place.start as *const u8;
+        let Some(from) = self.place(offset, to.len() as u64) else { return false };
+        let from = from as *const u8;
         // SAFETY: inside the span; the device may change the bytes meanwhile, in which case we get
         // some of the old and some of the new ones, and every byte is a valid `u8`. `to` is private
         // memory and so does not overlap.
@@ -55,18 +62,23 @@ impl Shared {
     ///
     /// The device must not have been offered any descriptor of this buffer.
     pub(super) unsafe fn buffer(&mut self, offset: u64, length: usize) -> Option<&mut [u8]> {
-        let place = Span::new(self.span.start.wrapping_add(offset), length as u64);
-        if !self.span.covers(&place) {
-            return None;
-        }
+        let place = self.place(offset, length as u64)?;
         // SAFETY: inside the span and writable; a device that keeps to virtio does not touch a
         // buffer it was not offered, and a transmit buffer it never writes.
-        Some(unsafe { core::slice::from_raw_parts_mut(place.start as *mut u8, length) })
+        Some(unsafe { core::slice::from_raw_parts_mut(place as *mut u8, length) })
     }
 
+    /// Where `bytes` at `offset` are, if they lie inside the span.
+    #[inline(always)] // On the path of every frame, several times.
+    fn place(&self, offset: u64, bytes: u64) -> Option<u64> {
+        let is_inside = offset <= self.length && self.length - offset >= bytes;
+        is_inside.then(|| self.start.wrapping_add(offset))
+    }
+
+    #[inline(always)] // As above.
     fn address<W: Word>(&self, offset: u64) -> Option<u64> {
-        let place = Span::new(self.span.start.checked_add(offset)?, size_of::<W>() as u64);
-        let is_aligned = place.start % size_of::<W>() as u64 == 0;
-        (self.span.covers(&place) && is_aligned).then_some(place.start)
+        let address = self.place(offset, size_of::<W>() as u64)?;
+        debug_assert!(address.is_multiple_of(size_of::<W>() as u64), "a crooked ring");
+        Some(address)
     }
 }

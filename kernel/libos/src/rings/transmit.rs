@@ -2,7 +2,7 @@
 
 use abi::handoff;
 use abi::ring::{
-    FRAME_BYTES, FULL_BUFFERS, FULL_CLASSES, HEADER_BYTES, SMALL_BUFFERS, SMALL_CLASS,
+    FRAME_BYTES, FULL_BUFFERS, FULL_CLASSES, HEADER_BYTES, SMALL_BUFFERS, SMALL_CLASS, TRANSMIT_BUFFER_BYTES,
     transmit_descriptor,
 };
 use arrayvec::ArrayVec;
@@ -34,7 +34,7 @@ impl TransmitRing {
     pub(crate) fn new(queue: &handoff::Queue, features: u64) -> Option<Self> {
         let mut ring = Self {
             queue: Queue::new(queue)?,
-            buffers: Shared::new(queue.buffers),
+            buffers: Shared::new(queue.buffers, TRANSMIT_BUFFER_BYTES)?,
             small: (0..SMALL_BUFFERS).collect(),
             full: (0..FULL_BUFFERS).map(|buffer| SMALL_BUFFERS + buffer * CLASSES).collect(),
             completes_checksums: features & FEATURE_CSUM != 0,

@@ -2,10 +2,10 @@
 //!
 //! It is built without std like everything else, so that tests run the code the machine runs.
 
-use alloc::sync::Arc;
-use alloc::vec;
-use alloc::vec::Vec;
-use core::time::Duration;
+use std::sync::Arc;
+use std::time::Duration;
+use std::vec;
+use std::vec::Vec;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -200,7 +200,7 @@ enum Act<'a> {
 
 /// Seals any content as a record that the server's keys open.
 pub(crate) struct Forger {
-    encrypter: alloc::boxed::Box<dyn MessageEncrypter>,
+    encrypter: std::boxed::Box<dyn MessageEncrypter>,
     sequence: u64,
 }
 
