@@ -1,1 +1,14 @@
-//! .
+//! The project's own tasks. `cargo xtask` is the only entry point, on a laptop and in CI.
+
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod demo;
+pub mod image;
+pub mod install;
+pub mod run;
+pub mod samples;
+pub mod steps;
+pub mod symbolize;
+pub mod test;
+pub mod tidy;

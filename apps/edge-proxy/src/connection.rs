@@ -93,14 +93,16 @@ pub enum Progress {
 /// Serves one connection until it is over.
 ///
 /// Everything that goes wrong ends this connection only, and is told in the outcome.
-pub async fn serve<S: Session, C: Stream, D: Dial, T: Timer>(
+///
+/// This is no `async fn`, because that would keep the arguments beside the connection made of them.
+pub fn serve<S: Session, C: Stream, D: Dial, T: Timer>(
     session: S,
     client: C,
     dial: D,
     route: Route,
     timer: &T,
     workspace: &RefCell<Workspace>,
-) -> Outcome {
+) -> impl Future<Output = Outcome> {
     let mut connection = Connection::new(session, client, dial, route, timer.now());
     poll_fn(move |context| {
         match connection.step(timer.now(), &mut workspace.borrow_mut()) {
@@ -113,7 +115,6 @@ pub async fn serve<S: Session, C: Stream, D: Dial, T: Timer>(
         }
         Poll::Pending
     })
-    .await
 }
 
 /// One connection.
@@ -219,9 +220,11 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
     fn run(&mut self, now: Instant, workspace: &mut Workspace) -> Result<bool, Reason> {
         self.expire(now)?;
         self.await_backend(now)?;
-        let more_up = self.move_up(now, workspace)?;
+        let mut more_up = self.move_up(now, workspace)?;
         if matches!(self.backend, Backend::Unneeded) && self.session.has_plaintext() {
             self.dial(now)?;
+            self.await_backend(now)?;
+            more_up |= matches!(self.backend, Backend::Open(_));
         }
         let more_down = self.move_down(now, workspace)?;
         self.pass_on_closes()?;
@@ -265,8 +268,11 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
         }
     }
 
-    /// Sees whether the backend has answered, or dials again where there was no place.
+    /// Sees whether the backend has answered, and dials again where there was no place.
     fn await_backend(&mut self, now: Instant) -> Result<(), Reason> {
+        if let Backend::NoPlace { since, .. } = self.backend {
+            self.dial(since)?;
+        }
         self.backend = match core::mem::replace(&mut self.backend, Backend::Unneeded) {
             Backend::Connecting { since, stream } if stream.is_established() => {
                 self.connect = Some(now.since(since));
@@ -275,9 +281,6 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
             }
             Backend::Connecting { stream, .. } if stream.is_over() => {
                 return Err(Reason::BackendRefused);
-            }
-            Backend::NoPlace { since, .. } => {
-                return self.dial(since);
             }
             other => other,
         };

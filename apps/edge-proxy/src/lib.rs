@@ -15,8 +15,6 @@ pub mod counted;
 mod outcome;
 #[cfg(target_os = "none")]
 pub mod server;
-#[cfg(test)]
-mod tests;
 
 pub use self::connection::{Connection, Limits, MIN_ROOM, Progress, Route, Workspace, serve};
 pub use self::outcome::{Outcome, Reason};

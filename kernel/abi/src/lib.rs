@@ -11,6 +11,7 @@ pub mod configuration;
 pub mod gate;
 pub mod handoff;
 pub mod image;
+pub mod memory;
 pub mod ring;
 
 /// The size of a page and of a page table, in bytes.

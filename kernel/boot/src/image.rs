@@ -118,8 +118,7 @@ impl Image {
 
     /// The writable segment that holds a word.
     fn place_of(&self, word: Span) -> Option<Place> {
-        self
-            .segments()
+        self.segments()
             .filter(|segment| {
                 use SegmentAccess::{ReadAfterRelocation, ReadWrite};
                 matches!(segment.access, ReadWrite | ReadAfterRelocation)

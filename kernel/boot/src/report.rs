@@ -50,12 +50,13 @@ pub(crate) fn print(cpu: &Cpu, clock: &Clock, plan: &Plan, seal: &Seal) {
         seal.functions
     );
     say!(
-        "seal: clock: tsc {} kHz, wall {} s since 1970 from {:?}; AVX {}, ADX {}",
+        "seal: clock: tsc {} kHz, wall {} s since 1970 from {:?}; AVX {}, ADX {}; VM generation id {}",
         clock.tsc_hz / 1000,
         clock.wall_unix_s,
         clock.wall_source,
         cpu.has_avx,
-        cpu.has_adx
+        cpu.has_adx,
+        regions.iter().any(|region| region.kind == Kind::GenerationId)
     );
     say!("seal: heap {} MiB; boot wipes itself and drops to ring 3", mib(heap_bytes(plan)));
 }

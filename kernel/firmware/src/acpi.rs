@@ -211,7 +211,8 @@ fn ecam(mcfg: &[u8]) -> Option<Ecam> {
 
 /// The generation id's address, from `Name (VGIA, <dword>)` in the SSDT that QEMU makes for it.
 fn generation_id(physical: &impl Physical, ssdt: &[u8]) -> Option<u64> {
-    if ssdt.get(16..24)? != b"VMGENID " {
+    // The name is filled up with blanks or zeros, by version.
+    if ssdt.get(16..23)? != b"VMGENID" {
         return None;
     }
     // NameOp, "VGIA", DWordPrefix, four bytes.

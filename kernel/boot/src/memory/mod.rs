@@ -95,7 +95,7 @@ impl Frames {
     /// Writes a value at an offset that fits it; beyond the end nothing is written.
     pub(crate) fn put<T: Copy>(&mut self, offset: u64, value: T) {
         let place = Span::new(self.span.start + offset, size_of::<T>() as u64);
-        if self.span.covers(&place) && place.start % align_of::<T>() as u64 == 0 {
+        if self.span.covers(&place) && place.start.is_multiple_of(align_of::<T>() as u64) {
             // SAFETY: the place lies in these frames, is aligned, and `&mut self` is the only view.
             unsafe { (place.start as *mut T).write(value) };
         }
@@ -263,6 +263,6 @@ impl Registers {
     fn address<W: Width>(&self, offset: u64) -> Option<u64> {
         let bytes = size_of::<W>() as u64;
         let field = Span::new(self.span.start.checked_add(offset)?, bytes);
-        (self.span.covers(&field) && field.start % bytes == 0).then_some(field.start)
+        (self.span.covers(&field) && field.start.is_multiple_of(bytes)).then_some(field.start)
     }
 }

@@ -64,9 +64,11 @@ impl Arena {
     fn map_bits(&mut self, virt: u64, phys: Span, bits: u64) -> Result<(), Refusal> {
         let mut done = 0;
         while done < phys.length {
-            let (at, frame, left) = (virt.wrapping_add(done), phys.start + done, phys.length - done);
+            let (at, frame, left) =
+                (virt.wrapping_add(done), phys.start + done, phys.length - done);
             let fits = (at | frame).is_multiple_of(LARGE_BYTES) && left >= LARGE_BYTES;
-            let (size, level, kind) = if fits { (LARGE_BYTES, 2, LARGE) } else { (PAGE_BYTES, 1, 0) };
+            let (size, level, kind) =
+                if fits { (LARGE_BYTES, 2, LARGE) } else { (PAGE_BYTES, 1, 0) };
             // Small pages go on up to the next place where a large one could begin.
             let reach = size * ENTRIES;
             let run = (reach - at % reach).min(left - left % size);
@@ -165,7 +167,7 @@ impl ReadBack {
 
 impl seal_core::Frames for ReadBack {
     fn table(&self, phys: u64) -> Option<&[u64; 512]> {
-        if phys % PAGE_BYTES != 0 || !self.span.covers(&Span::new(phys, PAGE_BYTES)) {
+        if !phys.is_multiple_of(PAGE_BYTES) || !self.span.covers(&Span::new(phys, PAGE_BYTES)) {
             return None;
         }
         // SAFETY: the arena's frames, mapped one to one and by now read-only, so no view of ours

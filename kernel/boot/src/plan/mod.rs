@@ -3,6 +3,7 @@
 mod regions;
 
 use abi::handoff::{self, Handoff};
+use abi::memory::{large_page_tables, small_page_tables};
 use abi::{PAGE_BYTES, Span};
 use seal_core::{Audited, Kind, Layout, Promised, Violation};
 use zeroize::Zeroize;
@@ -20,15 +21,8 @@ use crate::quiet::Machine;
 use crate::refusal::Refusal;
 use regions::Addresses;
 
-/// Frames for the tables of the sealed address space. A heap of 2 GiB needs fewer.
-const TABLE_PAGES: u64 = 32;
-
 /// Frames for boot's bridge: they lie at the start of the heap, and the service clears them.
 const BRIDGE_PAGES: u64 = 16;
-
-/// What the memory map does not give: the first megabyte, ACPI's tables, and what lining the heap
-/// up with 2 MiB pages may cost.
-const RESERVE_BYTES: u64 = 4 << 20;
 
 /// Ring 0's part of the sealed machine.
 struct GateFrames {
@@ -84,9 +78,10 @@ pub(crate) struct Found<'a> {
 /// How much memory an image needs in all, in bytes.
 pub(crate) fn needed_bytes(image: &Image) -> u64 {
     let header = image.configuration();
-    let rings = abi::ring::RECEIVE_BUFFER_BYTES + abi::ring::TRANSMIT_BUFFER_BYTES + 8 * PAGE_BYTES;
-    let tables = (TABLE_PAGES + 16) * PAGE_BYTES;
-    image.span().length + header.heap_bytes + header.stack_bytes + rings + tables + RESERVE_BYTES
+    let pages = |bytes: u64| abi::page_up(bytes).unwrap_or(u64::MAX);
+    let zeroed = image.segments().map(|part| pages(part.memory_bytes) - pages(part.file_bytes));
+    let loaded = image.span().length + zeroed.sum::<u64>();
+    abi::memory::Memory::of(loaded, header.heap_bytes, header.stack_bytes).total()
 }
 
 impl Plan {
@@ -99,9 +94,16 @@ impl Plan {
     ) -> Result<(Self, Arena), Refusal> {
         let header = found.image.configuration();
         let addresses = Addresses::choose(found, nic.as_ref(), placement);
-        // The heap first: it is the largest, and the rest fits around it.
+        // The heap first: it is the largest, and the rest fits around it. Where lining it up with
+        // 2 MiB pages would waste more than the machine has, small pages do.
         let like = addresses.heap.start;
-        let heap = memory.take_aligned("the heap", header.heap_bytes, like, LARGE_BYTES)?;
+        let lined_up = memory.take_aligned("the heap", header.heap_bytes, like, LARGE_BYTES);
+        let (heap, table_pages) = match lined_up {
+            Ok(heap) => (heap, large_page_tables(header.heap_bytes)),
+            Err(_) => {
+                (memory.take("the heap", header.heap_bytes)?, small_page_tables(header.heap_bytes))
+            }
+        };
         let heap_span = heap.span();
         let gate = take_gate(memory)?;
         let bss = match addresses.bss {
@@ -109,7 +111,7 @@ impl Plan {
             None => None,
         };
         let stack = memory.take("the service's stack", header.stack_bytes)?;
-        let mut tables = Arena::new(memory.take("page tables", TABLE_PAGES * PAGE_BYTES)?);
+        let mut tables = Arena::new(memory.take("page tables", table_pages * PAGE_BYTES)?);
         let bridge = heap.front(BRIDGE_PAGES * PAGE_BYTES).ok_or(Refusal::Configuration(
             abi::configuration::Malformed::Field { name: "heap_bytes", value: header.heap_bytes },
         ))?;

@@ -91,7 +91,7 @@ pub(crate) struct GenerationId {
 impl GenerationId {
     /// The id whose address the handoff names, if it names one.
     pub(crate) fn new(address: u64) -> Option<Self> {
-        (address != 0 && address % 8 == 0).then_some(Self { address })
+        (address != 0 && address.is_multiple_of(8)).then_some(Self { address })
     }
 
     /// Reads it now.
