@@ -1,0 +1,3 @@
+//! Proves a seal from the image file alone.
+
+fn main() {}

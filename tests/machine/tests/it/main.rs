@@ -1,0 +1,12 @@
+//! What is claimed of a machine, checked from outside it.
+//!
+//! Each test's name is a claim. `cargo xtask test` runs them all; sizes grow with `--long`.
+
+mod clone;
+mod figures;
+mod platform;
+mod refuse;
+mod seal;
+mod serve;
+mod sizes;
+mod support;

@@ -1,0 +1,108 @@
+//! The machines that an image boots on, and those that it refuses in one line.
+
+use machine::{Backend, Chipset, Firmware, Machine, body};
+
+use crate::support::{PATIENCE, SMALL, Site, client, probe, wait_until};
+
+#[track_caller]
+fn serves_on(chipset: Chipset, firmware: Firmware, memory_mib: u64) {
+    // Sixteen connections are all that sixteen MiB have room for.
+    let config = if memory_mib == 16 { "small" } else { "demo" };
+    let backend = Backend::start().unwrap();
+    let site = Site::start_as(config, backend.address(), |builder| {
+        builder.chipset(chipset).firmware(firmware).memory_mib(memory_mib)
+    });
+    let config = client::config(&site);
+    let mut open: Vec<_> = (0..15).map(|_| client::connect_as(&site, &config)).collect();
+    site.goes_on();
+    for stream in &mut open {
+        let body = client::get(stream, &format!("/bytes/{SMALL}"));
+        assert_eq!(body, body::bytes(SMALL));
+    }
+}
+
+#[test]
+fn serves_on_q35_with_seabios() {
+    serves_on(Chipset::Q35, Firmware::SeaBios, 64);
+}
+
+#[test]
+fn serves_on_q35_with_qboot() {
+    serves_on(Chipset::Q35, Firmware::Qboot, 64);
+}
+
+#[test]
+fn serves_on_pc_with_seabios() {
+    serves_on(Chipset::Pc, Firmware::SeaBios, 64);
+}
+
+#[test]
+fn serves_on_pc_with_qboot() {
+    serves_on(Chipset::Pc, Firmware::Qboot, 64);
+}
+
+#[test]
+fn serves_in_16_mib() {
+    serves_on(Chipset::Q35, Firmware::SeaBios, 16);
+    serves_on(Chipset::Pc, Firmware::Qboot, 16);
+}
+
+#[test]
+fn serves_below_and_above_the_hole_for_devices() {
+    // 2 GiB and 3.5 GiB lie on both sides of where the boards put their devices.
+    for memory_mib in [256, 2048, 3584, 8192] {
+        serves_on(Chipset::Q35, Firmware::SeaBios, memory_mib);
+    }
+    serves_on(Chipset::Pc, Firmware::Qboot, 8192);
+}
+
+#[test]
+fn seals_itself_on_both_boards_with_both_firmwares_and_any_memory() {
+    for chipset in [Chipset::Q35, Chipset::Pc] {
+        for firmware in [Firmware::SeaBios, Firmware::Qboot] {
+            // 2 GiB and 3.5 GiB lie on both sides of where the boards put their devices.
+            for memory_mib in [16, 17, 64, 1024, 2048, 3584, 4096, 8192] {
+                let machine = probe("control", |builder| {
+                    builder.chipset(chipset).firmware(firmware).memory_mib(memory_mib)
+                });
+                let end = machine.wait_for("PROBE control: end", PATIENCE);
+                end.unwrap_or_else(|error| {
+                    panic!("{chipset:?}, {firmware:?}, {memory_mib} MiB: {error}")
+                });
+            }
+        }
+    }
+}
+
+/// Waits for the one line that says why a machine did not come up.
+#[track_caller]
+fn refusal(machine: &Machine) -> String {
+    let line = machine.wait_for("boot: refused:", PATIENCE).unwrap();
+    wait_until("the machine halts", || {
+        machine.monitor("info registers").is_ok_and(|registers| registers.contains("HLT=1"))
+    });
+    let text = machine.console().text();
+    assert_eq!(text.matches("boot: refused:").count(), 1, "{text}");
+    assert!(!text.contains("READY") && !text.contains("PROBE"), "{text}");
+    line
+}
+
+#[test]
+fn a_cpu_that_lacks_a_feature_is_refused_by_its_name() {
+    for feature in ["nx", "smep", "smap", "rdrand", "aes", "pclmulqdq", "ssse3", "sse4.1"] {
+        let machine = probe("control", |builder| builder.cpu(&format!("max,-{feature}")));
+        let line = refusal(&machine);
+        let plain = |text: &str| text.to_lowercase().replace(['.', '_', '-'], "");
+        assert!(plain(&line).contains(&plain(feature)), "{feature} is not in {line:?}");
+    }
+}
+
+#[test]
+fn too_little_memory_is_refused_with_how_much_is_needed() {
+    let backend = Backend::start().unwrap();
+    let site = Site::boot("thousand", backend.address(), |builder| builder.memory_mib(16));
+    let line = refusal(&site.machine);
+    let reason = line.split_once("refused:").unwrap().1;
+    assert!(reason.contains(|c: char| c.is_ascii_digit()), "{line:?} says no number");
+    assert!(["MiB", "KiB", "bytes"].iter().any(|unit| reason.contains(unit)), "{line:?}");
+}
