@@ -1,6 +1,6 @@
 /* Counts the instructions of a QEMU guest with one CPU into a file that others can read meanwhile.
  *
- *     -plugin icount.so,file=PATH,entry=0xADDRESS
+ *     -plugin icount.so,counters=PATH,entry=0xADDRESS
  *
  * The file holds five 64-bit words: instructions; turns of repeated string instructions, which TCG
  * executes one by one although a CPU counts the whole repetition once; both of these when the block
@@ -89,8 +89,8 @@ __attribute__((visibility("default"))) int qemu_plugin_install(qemu_plugin_id_t 
 
 	(void)info;
 	for (int at = 0; at < count; at++) {
-		if (strncmp(arguments[at], "file=", 5) == 0)
-			path = arguments[at] + 5;
+		if (strncmp(arguments[at], "counters=", 9) == 0)
+			path = arguments[at] + 9;
 		if (strncmp(arguments[at], "entry=", 6) == 0)
 			entry = strtoull(arguments[at] + 6, NULL, 0);
 	}

@@ -176,8 +176,9 @@ fn is_gone(stream: &TcpStream) -> bool {
 }
 
 fn answer(mut stream: &TcpStream, body: &[u8]) -> io::Result<()> {
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())?;
-    stream.write_all(body)
+    // In one piece, as a good server does: each write is a packet.
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(&[head.as_bytes(), body].concat())
 }
 
 fn digest_of(reader: &mut impl Read) -> io::Result<String> {

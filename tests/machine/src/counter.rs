@@ -57,7 +57,7 @@ impl Counter {
     /// What QEMU's `-plugin` wants to hear.
     pub(crate) fn argument(&self) -> String {
         let (plugin, file) = (self.plugin.display(), self.file.display());
-        format!("{plugin},file={file},entry={:#x}", self.entry)
+        format!("{plugin},counters={file},entry={:#x}", self.entry)
     }
 
     /// Reads the counters while the guest runs.

@@ -60,7 +60,8 @@ pub(crate) fn connect_as(site: &Site, config: &Arc<ClientConfig>) -> Stream {
 
 /// Sends a request for `path` on a connection that stays open.
 pub(crate) fn ask(stream: &mut impl Write, path: &str) -> std::io::Result<()> {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {NAME}\r\n\r\n")?;
+    // In one piece: each write is a TLS record and a packet.
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {NAME}\r\n\r\n").as_bytes())?;
     stream.flush()
 }
 
