@@ -34,7 +34,9 @@ impl Add<Duration> for Instant {
 
     /// A later moment; one too far away to count is [`Instant::NEVER`].
     fn add(self, span: Duration) -> Self {
-        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        // In 64 bits: every step of a connection adds several spans.
+        let whole = span.as_secs().saturating_mul(1_000_000);
+        let micros = whole.saturating_add(span.subsec_micros().into());
         Self { micros: self.micros.saturating_add(micros) }
     }
 }
@@ -124,7 +126,21 @@ impl TscClock {
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use super::{Instant, TscClock};
+
+    #[test]
+    fn a_moment_too_far_away_never_comes() {
+        let check = |from: u64, span, expected: Instant| {
+            assert_eq!(Instant::from_micros(from) + span, expected);
+        };
+        check(5, Duration::new(3, 7_999), Instant::from_micros(3_000_012));
+        check(1, Duration::from_micros(u64::MAX - 2), Instant::from_micros(u64::MAX - 1));
+        check(3, Duration::from_micros(u64::MAX - 2), Instant::NEVER);
+        check(0, Duration::from_secs(u64::MAX / 1_000_000 + 1), Instant::NEVER);
+        check(0, Duration::MAX, Instant::NEVER);
+    }
 
     #[test]
     fn a_deadline_never_comes_early() {

@@ -78,7 +78,8 @@ struct Tasks {
 struct Slot {
     future: Option<Task>,
     signal: Arc<Signal>,
-    waker: Waker,
+    /// None while the task is polled with it.
+    waker: Option<Waker>,
     /// When the task wants to be woken.
     deadline: Instant,
     /// Its entry among the timers, which may be earlier.
@@ -108,6 +109,13 @@ impl Wake for Signal {
         if !self.is_queued.swap(true, Ordering::AcqRel) {
             self.ready.queue.lock().push_back(self.slot);
         }
+    }
+}
+
+impl Signal {
+    /// Whether `waker` wakes this slot's task.
+    fn is_behind(self: &Arc<Self>, waker: &Waker) -> bool {
+        core::ptr::eq(waker.data(), Arc::as_ptr(self).cast())
     }
 }
 
@@ -150,7 +158,7 @@ impl Executor {
         if let Some(place) = tasks.slots.get_mut(slot as usize) {
             place.future = Some(Box::pin(future));
             place.signal.is_queued.store(false, Ordering::Release);
-            place.waker.wake_by_ref();
+            place.signal.wake_by_ref();
         }
         Ok(())
     }
@@ -208,7 +216,7 @@ impl Executor {
             place.queued_at = Instant::NEVER;
             if place.deadline <= now {
                 place.deadline = Instant::NEVER;
-                place.waker.wake_by_ref();
+                place.signal.wake_by_ref();
             } else {
                 tasks.timers.arm(slot, &mut place.queued_at, place.deadline);
             }
@@ -229,25 +237,31 @@ impl Executor {
             tasks.polled = Some(slot);
             tasks.slots.get_mut(slot as usize).and_then(|place| {
                 place.signal.is_queued.store(false, Ordering::Release);
-                Some((place.future.take()?, place.waker.clone()))
+                Some((place.future.take()?, place.waker.take()?))
             })
         };
         let Some((mut future, waker)) = taken else { return };
         let is_done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
-        if is_done {
+        let future = if is_done {
             // What it owned may wake others or drop streams, so it goes before the slot is free.
             drop(future);
-            self.retire(slot);
-        } else if let Some(place) = self.shared.tasks.borrow_mut().slots.get_mut(slot as usize) {
-            place.future = Some(future);
+            None
+        } else {
+            Some(future)
+        };
+        let mut tasks = self.shared.tasks.borrow_mut();
+        tasks.polled = None;
+        if let Some(place) = tasks.slots.get_mut(slot as usize) {
+            place.waker = Some(waker);
+            place.future = future;
         }
-        self.shared.tasks.borrow_mut().polled = None;
+        if is_done {
+            self.retire(&mut tasks, slot);
+        }
     }
 
     /// Frees the slot of a task that has ended.
-    fn retire(&self, slot: u32) {
-        let mut tasks = self.shared.tasks.borrow_mut();
-        let tasks = &mut *tasks;
+    fn retire(&self, tasks: &mut Tasks, slot: u32) {
         let Some(place) = tasks.slots.get_mut(slot as usize) else { return };
         tasks.timers.disarm(slot, &mut place.queued_at);
         place.deadline = Instant::NEVER;
@@ -265,7 +279,7 @@ impl Slot {
             Arc::new(Signal { slot, is_queued: AtomicBool::new(true), ready: Arc::clone(ready) });
         Self {
             future: None,
-            waker: Waker::from(Arc::clone(&signal)),
+            waker: Some(Waker::from(Arc::clone(&signal))),
             signal,
             deadline: Instant::NEVER,
             queued_at: Instant::NEVER,
@@ -283,7 +297,7 @@ impl Timer for Clock {
         let tasks = &mut *tasks;
         let polled = tasks.polled.and_then(|slot| {
             let place = tasks.slots.get_mut(slot as usize)?;
-            place.waker.will_wake(waker).then_some((slot, place))
+            place.signal.is_behind(waker).then_some((slot, place))
         });
         if let Some((slot, place)) = polled {
             place.deadline = deadline;

@@ -16,7 +16,7 @@ mod arch;
 #[cfg(target_os = "none")]
 #[allow(unsafe_code, reason = "the heap, and pages that boot mapped")]
 pub mod memory;
-#[cfg(target_os = "none")]
+#[cfg(any(test, target_os = "none"))]
 #[allow(unsafe_code, reason = "memory shared with a device")]
 pub mod rings;
 
@@ -27,7 +27,6 @@ pub mod executor;
 pub mod link;
 pub mod log;
 #[cfg(target_os = "none")]
-#[allow(unsafe_code, reason = "reads the configuration section, which boot mapped")]
 pub mod machine;
 pub mod net;
 #[cfg(target_os = "none")]

@@ -8,7 +8,7 @@ use abi::handoff::{self, Handoff};
 use crate::arch;
 use crate::clock::TscClock;
 use crate::entropy;
-use crate::memory::{self, GenerationId};
+use crate::memory::GenerationId;
 use crate::rings::{ReceiveRing, TransmitRing};
 
 /// Proof that this code runs in ring 3 of a machine whose boot handed over and is gone.
@@ -48,6 +48,7 @@ pub struct Machine {
     /// The network card, if the image has one.
     pub nic: Option<Nic>,
     handoff: Handoff,
+    section: &'static [u8],
     generation: Option<Generation>,
 }
 
@@ -58,21 +59,23 @@ struct Generation {
 }
 
 impl Machine {
-    pub(crate) fn new(sealed: Sealed, mut handoff: Handoff) -> Self {
+    pub(crate) fn new(
+        sealed: Sealed,
+        mut handoff: Handoff,
+        section: &'static [u8],
+        generation: Option<GenerationId>,
+    ) -> Self {
         entropy::seed(&mut handoff.seed);
-        let generation =
-            GenerationId::new(handoff.generation_id).map(|id| Generation { id, seen: id.read() });
+        let generation = generation.map(|id| Generation { id, seen: id.read() });
         let nic = nic(&handoff.nic);
-        Self { sealed, clock: TscClock::new(&handoff), nic, handoff, generation }
+        Self { sealed, clock: TscClock::new(&handoff), nic, handoff, section, generation }
     }
 
     /// The configuration's payload: what the image's author wrote for this service.
     pub fn configuration(&self) -> &'static [u8] {
-        // SAFETY: boot mapped the section read-only, for good.
-        let section = unsafe { memory::read_only(self.handoff.configuration) };
-        let Ok(header) = Header::parse(section) else { stop(Stop::BadHandoff) };
+        let Ok(header) = Header::parse(self.section) else { stop(Stop::BadHandoff) };
         let Span { start, length } = header.payload();
-        section.get(start as usize..(start + length) as usize).unwrap_or(&[])
+        self.section.get(start as usize..(start + length) as usize).unwrap_or(&[])
     }
 
     /// The heap's size in bytes.

@@ -45,7 +45,11 @@ unsafe extern "C" fn service_entry(handoff: *mut Handoff) -> ! {
     };
     // SAFETY: the heap is ours alone from now on, and this happens once.
     unsafe { memory::claim_heap(handoff.heap, handoff.unclean) };
-    service(Machine::new(Sealed::mint(), handoff))
+    // SAFETY: boot mapped the section read-only, for good.
+    let section = unsafe { memory::read_only(handoff.configuration) };
+    // SAFETY: boot mapped the id's page read-only, for good, if it names one.
+    let generation = unsafe { memory::GenerationId::new(handoff.generation_id) };
+    service(Machine::new(Sealed::mint(), handoff, section, generation))
 }
 
 /// Whether the structure is one that this service was built for.

@@ -89,8 +89,12 @@ pub(crate) struct GenerationId {
 }
 
 impl GenerationId {
-    /// The id whose address the handoff names, if it names one.
-    pub(crate) fn new(address: u64) -> Option<Self> {
+    /// The id at an address, or `None` at 0.
+    ///
+    /// # Safety
+    ///
+    /// Sixteen bytes there must be mapped for as long as the machine lives.
+    pub(crate) unsafe fn new(address: u64) -> Option<Self> {
         (address != 0 && address.is_multiple_of(8)).then_some(Self { address })
     }
 
@@ -98,8 +102,8 @@ impl GenerationId {
     pub(crate) fn read(&self) -> [u64; 2] {
         [0, 8].map(|offset| {
             let word = (self.address + offset) as *const u64;
-            // SAFETY: boot mapped the page read-only; the hypervisor may change it at any time, so
-            // every read is volatile.
+            // SAFETY: mapped, by the promise given to `new`; the hypervisor may change it at any
+            // time, so every read is volatile.
             unsafe { word.read_volatile() }
         })
     }

@@ -7,7 +7,7 @@ use smoltcp::iface::{Interface, SocketSet};
 use super::flow::{Hop, Phase};
 use super::frame::EthernetAddress;
 use super::life::Event;
-use super::stack::Stack;
+use super::stack::{ACK_DELAY, Stack};
 use super::wire::{Wire, send_arp};
 use crate::clock::Instant;
 use crate::link::Transmitter;
@@ -20,6 +20,12 @@ const TURNS_A_FLUSH: usize = 1024;
 
 /// How long a connection rests that claims to have something to send and then sends nothing.
 const STALL: Duration = Duration::from_millis(1);
+
+/// How long a connection rests that has just sent everything, before smoltcp is asked for how long.
+///
+/// smoltcp sets no timer to less than this, so none is missed, and a busy connection need not be
+/// asked after each frame.
+const PAUSE: Duration = ACK_DELAY;
 
 /// How a connection's turn to send ended.
 enum Turn {
@@ -34,12 +40,8 @@ enum Turn {
 impl Stack {
     /// Notes that a connection may have something to send.
     pub(super) fn list(&mut self, slot: u32) {
-        if let Some(flow) = self.flows.get_mut(slot)
-            && !flow.is_listed
-            && flow.phase != Phase::Ended
-        {
-            flow.is_listed = true;
-            self.egress.push_back(slot);
+        if let Some(flow) = self.flows.get_mut(slot) {
+            flow.list(slot, &mut self.egress);
         }
     }
 
@@ -82,12 +84,7 @@ impl Stack {
                 return true;
             }
             let Some(slot) = self.egress.pop_front() else { return false };
-            if let Some(flow) = self.flows.get_mut(slot) {
-                flow.is_listed = false;
-            }
-            let turn = self.send(slot, transmitter);
-            self.settle(slot, Event::Turn);
-            match turn {
+            match self.send(slot, transmitter) {
                 Turn::Rests(until) => self.rest(slot, until),
                 Turn::HasMore | Turn::Blocked => self.list(slot),
             }
@@ -95,9 +92,10 @@ impl Stack {
         false
     }
 
-    /// One connection's turn.
+    /// One connection's turn, for which it was listed. There must be room for a frame.
     fn send<T: Transmitter>(&mut self, slot: u32, transmitter: &mut T) -> Turn {
-        let Some(flow) = self.flows.get(slot) else { return Turn::Rests(Instant::NEVER) };
+        let Some(flow) = self.flows.get_mut(slot) else { return Turn::Rests(Instant::NEVER) };
+        flow.is_listed = false;
         let to = match flow.hop {
             Hop::Fixed(mac) | Hop::LastSeen(mac) => Some(mac),
             Hop::Neighbour(index) => self.find_neighbour(index, transmitter),
@@ -115,6 +113,7 @@ impl Stack {
         let mut was_silent = false;
         // Who has just written need not be asked whether there is something to send.
         let mut is_asked = !core::mem::take(&mut flow.has_written);
+        let mut polls = 0;
         for _ in 0..FRAMES_A_TURN {
             if core::mem::replace(&mut is_asked, true) {
                 let until = poll_at(&mut self.interface, &flow.sockets, self.now);
@@ -123,13 +122,17 @@ impl Stack {
                     break;
                 }
             }
-            if !wire.transmitter.has_room() {
+            if polls > 0 && !wire.transmitter.has_room() {
                 turn = Turn::Blocked;
                 break;
             }
             let before = wire.frames;
             self.interface.poll_egress(self.now.into(), &mut wire, &mut flow.sockets);
-            self.counters.polls += 1;
+            polls += 1;
+            if wire.has_sent_all {
+                turn = Turn::Rests(self.now + PAUSE);
+                break;
+            }
             let is_silent = wire.frames == before;
             if is_silent && was_silent {
                 turn = Turn::Rests(self.now + STALL);
@@ -137,7 +140,11 @@ impl Stack {
             }
             was_silent = is_silent;
         }
+        self.counters.polls += polls;
         self.counters.frames_out += wire.frames;
+        if polls > 0 {
+            self.settle(slot, Event::Turn);
+        }
         turn
     }
 

@@ -2,6 +2,7 @@
 //! it.
 
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::task::Waker;
@@ -147,20 +148,41 @@ impl Flow {
         )
     }
 
-    /// Wakes whoever waits if anything looks different now.
-    pub(super) fn show(&mut self) {
+    /// Notes in `egress` that it may have something to send.
+    pub(super) fn list(&mut self, slot: u32, egress: &mut VecDeque<u32>) {
+        if !self.is_listed && self.phase != Phase::Ended {
+            self.is_listed = true;
+            egress.push_back(slot);
+        }
+    }
+
+    fn appearance(&self) -> Appearance {
         let socket = self.socket();
-        let appearance = Appearance {
+        Appearance {
             state: socket.state(),
             unread: socket.recv_queue(),
             unacknowledged: socket.send_queue(),
             is_broken: self.is_broken,
-        };
+        }
+    }
+
+    /// Wakes whoever waits if anything looks different now.
+    pub(super) fn show(&mut self) {
+        let appearance = self.appearance();
         if appearance != self.shown {
             self.shown = appearance;
             if let Some(waker) = &self.waker {
                 waker.wake_by_ref();
             }
+        }
+    }
+
+    /// Lets `waker` wait for what will look different from now on: what it did to the connection
+    /// itself is no news to it.
+    pub(super) fn watch(&mut self, waker: &Waker) {
+        self.shown = self.appearance();
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
         }
     }
 

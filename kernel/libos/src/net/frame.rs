@@ -35,6 +35,7 @@ pub(super) mod flag {
     pub(in crate::net) const FIN: u8 = 1;
     pub(in crate::net) const SYN: u8 = 2;
     pub(in crate::net) const RST: u8 = 4;
+    pub(in crate::net) const PSH: u8 = 8;
     pub(in crate::net) const ACK: u8 = 16;
 }
 

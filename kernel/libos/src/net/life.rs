@@ -27,9 +27,8 @@ impl Stack {
     /// Draws the conclusions from what smoltcp has made of a connection.
     pub(super) fn settle(&mut self, slot: u32, event: Event) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        let state = flow.socket().state();
-        let may_send_reset = flow.socket().remote_endpoint().is_some();
-        match (flow.phase, state) {
+        let socket = flow.socket();
+        match (flow.phase, socket.state()) {
             (Phase::HalfOpen(_) | Phase::Dialling, State::SynSent | State::SynReceived) => {}
             (Phase::HalfOpen(_), State::Listen | State::Closed) => return self.vanish(slot),
             (Phase::HalfOpen(index), _) => self.establish_accepted(slot, index),
@@ -39,7 +38,8 @@ impl Stack {
                 flow.phase = Phase::Closing;
                 flow.deadline = self.now + ACK_DELAY;
             }
-            (Phase::Open | Phase::Closing, State::Closed) if !may_send_reset => {
+            // While it knows its peer, a reset is still to be sent.
+            (Phase::Open | Phase::Closing, State::Closed) if socket.remote_endpoint().is_none() => {
                 return self.conclude(slot, event);
             }
             (Phase::Open | Phase::Closing | Phase::Ended, _) => {}

@@ -62,13 +62,13 @@ impl Stream for TcpStream {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Read {
-        let mut stack = self.stack.borrow_mut();
-        let Some(flow) = stack.flows.get_mut(self.slot) else { return Read::Broken };
+        let Stack { flows, egress, .. } = &mut *self.stack.borrow_mut();
+        let Some(flow) = flows.get_mut(self.slot) else { return Read::Broken };
         if flow.socket().can_recv() && flow.phase != Phase::Dialling {
             let count = flow.socket_mut().recv_slice(buffer).unwrap_or(0);
             if count > 0 {
                 // The peer may have to hear that there is room again.
-                stack.list(self.slot);
+                flow.list(self.slot, egress);
                 return Read::Data(count);
             }
         }
@@ -89,8 +89,8 @@ impl Stream for TcpStream {
     }
 
     fn write(&mut self, bytes: &[u8]) -> usize {
-        let mut stack = self.stack.borrow_mut();
-        let Some(flow) = stack.flows.get_mut(self.slot) else { return 0 };
+        let Stack { flows, egress, .. } = &mut *self.stack.borrow_mut();
+        let Some(flow) = flows.get_mut(self.slot) else { return 0 };
         if flow.phase != Phase::Open {
             return 0;
         }
@@ -98,7 +98,7 @@ impl Stream for TcpStream {
         let count = flow.socket_mut().send_slice(bytes).unwrap_or(0);
         if count > 0 {
             flow.has_written = true;
-            stack.list(self.slot);
+            flow.list(self.slot, egress);
         }
         count
     }
@@ -132,11 +132,8 @@ impl Stream for TcpStream {
     }
 
     fn wake_on_change(&mut self, waker: &Waker) {
-        let mut stack = self.stack.borrow_mut();
-        if let Some(flow) = stack.flows.get_mut(self.slot)
-            && !flow.waker.as_ref().is_some_and(|known| known.will_wake(waker))
-        {
-            flow.waker = Some(waker.clone());
+        if let Some(flow) = self.stack.borrow_mut().flows.get_mut(self.slot) {
+            flow.watch(waker);
         }
     }
 }

@@ -2,11 +2,14 @@
 
 mod lab;
 
+use alloc::sync::Arc;
+use alloc::task::Wake;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::net::{Ipv4Addr, SocketAddrV4};
-use core::task::Poll;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::task::{Poll, Waker};
 use std::time::Duration;
 
 use smoltcp::socket::tcp::State;
@@ -342,6 +345,61 @@ fn what_arrived_can_be_read_long_after_the_connection_is_over() {
     assert_eq!(stream.read(&mut [0; 16]), Read::Finished);
     drop(stream);
     assert_eq!(lab.census(), [0; 4]);
+}
+
+#[test]
+fn what_a_task_does_to_its_stream_does_not_wake_it() {
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&count));
+    let mut lab = Lab::new();
+    let mut hand = lab.connect(far(1));
+    let mut stream = lab.accept();
+    stream.wake_on_change(&waker);
+    let check = |expected: usize| assert_eq!(count.0.load(Ordering::Relaxed), expected);
+    lab.answer(hand.segment(flag::ACK, b"question"));
+    hand.seq += 8;
+    check(1);
+    assert_eq!(stream.read(&mut [0; 64]), Read::Data(8));
+    assert_eq!(stream.write(b"answer"), 6);
+    stream.wake_on_change(&waker);
+    lab.round();
+    assert_eq!(lab.take_sent().len(), 1);
+    check(1);
+    hand.ack += 6;
+    lab.answer(hand.segment(flag::ACK, &[]));
+    check(2);
+    lab.answer(hand.segment(flag::RST | flag::ACK, &[]));
+    check(3);
+}
+
+#[test]
+fn a_rest_after_the_last_byte_makes_no_timer_late() {
+    let micros = Duration::from_micros;
+    let mut lab = Lab::new();
+    let hand = lab.connect(far(1));
+    let mut stream = lab.accept();
+    stream.write(b"answer");
+    lab.round();
+    let first = lab.take_sent();
+    assert_eq!(first.len(), 1);
+    assert_eq!(lab.pass(micros(15_000)).len(), 0);
+    assert_eq!(lab.answer(hand.segment(flag::ACK, b"question")).len(), 0);
+    assert_eq!(lab.pass(micros(19_900)).len(), 0);
+    let acknowledgement = lab.pass(micros(100));
+    assert_eq!(acknowledgement.len(), 1, "20 ms after the question");
+    let Reply { ack, payload, .. } = Reply::of(&acknowledgement[0]);
+    assert_eq!((ack, payload), (hand.seq + 8, 0));
+    assert_eq!(lab.pass(micros(964_900)).len(), 0);
+    let again = lab.pass(micros(100));
+    assert_eq!(again.len(), 1, "a second after the answer");
+    assert_eq!(Reply::of(&again[0]).seq, Reply::of(&first[0]).seq);
 }
 
 #[test]

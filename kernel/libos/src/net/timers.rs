@@ -9,21 +9,34 @@ use alloc::collections::BTreeSet;
 use crate::clock::Instant;
 
 /// A queue of deadlines.
-#[derive(Default)]
 pub(crate) struct Timers {
     entries: BTreeSet<(Instant, u32)>,
+    /// The first of them, which each round asks for several times.
+    first: Instant,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self { entries: BTreeSet::new(), first: Instant::NEVER }
+    }
 }
 
 impl Timers {
     /// Sees to it that `slot` comes due at `deadline` or earlier.
     ///
     /// `queued_at` is the owner's note of its entry: [`Instant::NEVER`] if it has none.
+    #[inline] // Mostly there is nothing to do.
     pub(crate) fn arm(&mut self, slot: u32, queued_at: &mut Instant, deadline: Instant) {
-        if deadline >= *queued_at {
-            return;
+        if deadline < *queued_at {
+            self.enter(slot, queued_at, deadline);
         }
+    }
+
+    #[inline(never)]
+    fn enter(&mut self, slot: u32, queued_at: &mut Instant, deadline: Instant) {
         self.disarm(slot, queued_at);
         self.entries.insert((deadline, slot));
+        self.first = self.first.min(deadline);
         *queued_at = deadline;
     }
 
@@ -31,22 +44,28 @@ impl Timers {
     pub(crate) fn disarm(&mut self, slot: u32, queued_at: &mut Instant) {
         if *queued_at != Instant::NEVER {
             self.entries.remove(&(*queued_at, slot));
+            self.note_first();
             *queued_at = Instant::NEVER;
         }
     }
 
     /// Takes out one slot whose entry has come due. Its owner has no entry then.
     pub(crate) fn take_due(&mut self, now: Instant) -> Option<u32> {
-        let &(at, _) = self.entries.first()?;
-        if at > now {
+        if self.first > now {
             return None;
         }
-        self.entries.pop_first().map(|(_, slot)| slot)
+        let due = self.entries.pop_first();
+        self.note_first();
+        due.map(|(_, slot)| slot)
     }
 
     /// When the next entry comes due.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.entries.first().map(|&(at, _)| at)
+        (self.first != Instant::NEVER).then_some(self.first)
+    }
+
+    fn note_first(&mut self) {
+        self.first = self.entries.first().map_or(Instant::NEVER, |&(at, _)| at);
     }
 
     /// How many entries there are.

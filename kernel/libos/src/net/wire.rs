@@ -8,11 +8,14 @@ use smoltcp::time::Instant;
 
 use super::checksum;
 use super::frame::{ARP_FRAME_BYTES, Arp, ETHERNET_BYTES, EthernetAddress, IP_BYTES, IP_MTU};
-use super::frame::{PAYLOAD_AT, TCP, write_ip_header};
+use super::frame::{PAYLOAD_AT, TCP, flag, write_ip_header};
 use crate::link::{PartialChecksum, Transmitter};
 
 /// Where TCP keeps its checksum, from the start of its header.
 const TCP_CHECKSUM_AT: u16 = 16;
+
+/// Where a TCP frame has its flags.
+const TCP_FLAGS_AT: usize = PAYLOAD_AT + 13;
 
 /// One packet's or one connection's view of the card.
 ///
@@ -24,6 +27,9 @@ pub(super) struct Wire<'a, T> {
     packet: Option<&'a [u8]>,
     /// Frames sent through this view.
     pub(super) frames: u64,
+    /// Whether the last of them was a connection's last bytes for now: smoltcp pushes those (RFC
+    /// 9293 section 3.9.1.2) or ends with them.
+    pub(super) has_sent_all: bool,
 }
 
 impl<'a, T: Transmitter> Wire<'a, T> {
@@ -34,7 +40,7 @@ impl<'a, T: Transmitter> Wire<'a, T> {
         to: EthernetAddress,
         packet: Option<&'a [u8]>,
     ) -> Self {
-        Self { transmitter, us, to, packet, frames: 0 }
+        Self { transmitter, us, to, packet, frames: 0, has_sent_all: false }
     }
 }
 
@@ -54,7 +60,8 @@ impl<T: Transmitter> Device for Wire<'_, T> {
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Sender<'_, T>> {
-        self.transmitter.has_room().then(|| self.sender())
+        // One poll of one connection sends at most one frame.
+        Some(self.sender())
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -64,7 +71,13 @@ impl<T: Transmitter> Device for Wire<'_, T> {
 
 impl<T: Transmitter> Wire<'_, T> {
     fn sender(&mut self) -> Sender<'_, T> {
-        Sender { transmitter: self.transmitter, us: self.us, to: self.to, frames: &mut self.frames }
+        Sender {
+            transmitter: self.transmitter,
+            us: self.us,
+            to: self.to,
+            frames: &mut self.frames,
+            has_sent_all: &mut self.has_sent_all,
+        }
     }
 }
 
@@ -95,6 +108,7 @@ pub(super) struct Sender<'a, T> {
     us: EthernetAddress,
     to: EthernetAddress,
     frames: &'a mut u64,
+    has_sent_all: &'a mut bool,
 }
 
 impl<T: Transmitter> phy::TxToken for Sender<'_, T> {
@@ -104,10 +118,16 @@ impl<T: Transmitter> phy::TxToken for Sender<'_, T> {
         self.transmitter.transmit(ETHERNET_BYTES + length, |frame| {
             write_ip_header(frame, self.to, self.us);
             let result = write(frame.get_mut(ETHERNET_BYTES..).unwrap_or_default());
+            *self.has_sent_all = is_last(frame);
             let partial = if completes_checksums { begin_checksum(frame) } else { None };
             (result, partial)
         })
     }
+}
+
+/// Whether a TCP frame says that no bytes wait behind it.
+fn is_last(frame: &[u8]) -> bool {
+    frame.get(TCP_FLAGS_AT).is_some_and(|flags| flags & (flag::PSH | flag::FIN) != 0)
 }
 
 /// Stores the pseudo-header's sum in a TCP frame, for the device to go on from.

@@ -7,8 +7,9 @@
 //!
 //! Why the raw accesses are sound, said once: a [`Shared`] span comes from the handoff, mapped for
 //! good, used by one ring; every access is checked against the span and volatile, because the device
-//! may read and write at any time; no reference to shared memory outlives a copy, except the one to
-//! a transmit buffer that was not offered yet.
+//! may read and write at any time; no reference to shared memory exists, except the one to a
+//! transmit buffer that is being filled. No descriptor lets the device write there: a device that
+//! does it all the same can write any frame of the machine, and no code of ours helps against that.
 //!
 //! Virtio 1.2 sections 2.7 (split virtqueues) and 5.1.6 (network device operation).
 
@@ -16,13 +17,17 @@ mod receive;
 mod shared;
 mod transmit;
 
+#[cfg(test)]
+mod tests;
+
 use core::sync::atomic::{Ordering, fence};
 
 use abi::handoff;
 use abi::ring::{available_bytes, used_bytes};
+use arrayvec::ArrayVec;
 
 pub use receive::ReceiveRing;
-use shared::Shared;
+use shared::{Shared, full_fence};
 pub use transmit::TransmitRing;
 
 /// The device completes checksums (`VIRTIO_NET_F_CSUM`).
@@ -43,7 +48,7 @@ pub enum DeviceFault {
         /// The descriptor.
         id: u32,
     },
-    /// It moved its index further than there are descriptors.
+    /// It moved its index further than descriptors were offered, or backwards.
     Index {
         /// How far.
         moved: u16,
@@ -83,7 +88,12 @@ struct Queue {
     published: u16,
     /// The next slot of the used ring we look at.
     next_used: u16,
+    /// What the device may give back.
     offered: [bool; DESCRIPTORS as usize],
+    /// What it was not told of yet. Each descriptor is here at most once: it had to come back.
+    waiting: ArrayVec<u16, { DESCRIPTORS as usize }>,
+    /// What the device did wrong. Nothing moves any more then.
+    fault: Option<DeviceFault>,
 }
 
 /// Offsets in a ring (virtio 1.2 sections 2.7.6 and 2.7.8).
@@ -98,14 +108,17 @@ impl Queue {
             return None;
         }
         Some(Self {
-            available: Shared::new(queue.available, available_bytes(DESCRIPTORS))?,
-            used: Shared::new(queue.used, used_bytes(DESCRIPTORS))?,
-            doorbell: Shared::new(abi::Span::new(queue.doorbell, 2), 2)?,
-            number: queue.number as u16,
+            // Alignments of virtio 1.2 section 2.7; a doorbell is one 16-bit word.
+            available: Shared::new(queue.available, available_bytes(DESCRIPTORS), 2)?,
+            used: Shared::new(queue.used, used_bytes(DESCRIPTORS), 4)?,
+            doorbell: Shared::new(abi::Span::new(queue.doorbell, 2), 2, 2)?,
+            number: u16::try_from(queue.number).ok()?,
             next_available: 0,
             published: 0,
             next_used: 0,
             offered: [false; DESCRIPTORS as usize],
+            waiting: ArrayVec::new(),
+            fault: None,
         })
     }
 
@@ -114,23 +127,26 @@ impl Queue {
         let slot = RING + 2 * u64::from(self.next_available % DESCRIPTORS);
         self.available.write(slot, id);
         self.next_available = self.next_available.wrapping_add(1);
-        if let Some(offered) = self.offered.get_mut(usize::from(id)) {
-            *offered = true;
-        }
+        self.waiting.push(id);
     }
 
     /// Tells the device what was offered, and rings its bell if it asked for that.
     fn publish(&mut self) {
         let (old, new) = (self.published, self.next_available);
-        if old == new {
+        if old == new || self.fault.is_some() {
             return;
+        }
+        for id in self.waiting.drain(..) {
+            if let Some(offered) = self.offered.get_mut(usize::from(id)) {
+                *offered = true;
+            }
         }
         // The device must see the slots before the index (section 2.7.13.3.1).
         fence(Ordering::Release);
         self.available.write(INDEX, new);
         self.published = new;
         // And we must see its wish after it can see the index (section 2.7.13.4.1).
-        fence(Ordering::SeqCst);
+        full_fence();
         let event: u16 = self.used.read(AVAILABLE_EVENT);
         if new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old) {
             self.doorbell.write(0, self.number);
@@ -138,13 +154,23 @@ impl Queue {
     }
 
     /// Takes back one descriptor with the length the device says it wrote.
-    fn take(&mut self) -> Result<Option<(u16, u32)>, DeviceFault> {
+    fn take(&mut self) -> Option<(u16, u32)> {
+        if self.fault.is_some() {
+            return None;
+        }
+        self.look().unwrap_or_else(|fault| {
+            self.fault = Some(fault);
+            None
+        })
+    }
+
+    fn look(&mut self) -> Result<Option<(u16, u32)>, DeviceFault> {
         let index: u16 = self.used.read(INDEX);
         let moved = index.wrapping_sub(self.next_used);
         if moved == 0 {
             return Ok(None);
         }
-        if moved > DESCRIPTORS {
+        if moved > self.published.wrapping_sub(self.next_used) {
             return Err(DeviceFault::Index { moved });
         }
         // Read the slot only after the index that covers it.
@@ -161,15 +187,22 @@ impl Queue {
         Ok(Some((short, length)))
     }
 
-    /// Asks for an interrupt at the next completion; whether there is one already.
+    /// Asks for an interrupt at the next completion; whether there is one already, or a fault,
+    /// which is no reason to sleep either.
     fn ask_for_interrupt(&mut self) -> bool {
+        if self.fault.is_some() {
+            return true;
+        }
         self.available.write(USED_EVENT, self.next_used);
-        fence(Ordering::SeqCst);
+        full_fence();
         self.used.read::<u16>(INDEX) != self.next_used
     }
 
     /// Asks for no interrupt: the event lies as far ahead as it can.
     fn ask_for_none(&mut self) {
+        if self.fault.is_some() {
+            return;
+        }
         self.available.write(USED_EVENT, self.next_used.wrapping_sub(1));
     }
 }

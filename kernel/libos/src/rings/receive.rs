@@ -10,12 +10,12 @@ use crate::link::{Checksum, Received, Receiver};
 const NEEDS_CSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
 
-/// The ring of received frames, with private room for the one that is being read.
+/// The ring of received frames, with private room for the one that is being read: its bytes are
+/// there until the next frame is asked for.
 pub struct ReceiveRing {
     queue: Queue,
     buffers: Shared,
     frame: [u8; (HEADER_BYTES + FRAME_BYTES) as usize],
-    fault: Option<DeviceFault>,
 }
 
 impl ReceiveRing {
@@ -23,9 +23,8 @@ impl ReceiveRing {
     pub(crate) fn new(queue: &handoff::Queue) -> Option<Self> {
         let mut ring = Self {
             queue: Queue::new(queue)?,
-            buffers: Shared::new(queue.buffers, RECEIVE_BUFFER_BYTES)?,
+            buffers: Shared::new(queue.buffers, RECEIVE_BUFFER_BYTES, 1)?,
             frame: [0; (HEADER_BYTES + FRAME_BYTES) as usize],
-            fault: None,
         };
         for id in 0..DESCRIPTORS {
             ring.queue.offer(id);
@@ -47,41 +46,37 @@ impl ReceiveRing {
 
     /// What the device did wrong, if it did. The ring stands still afterwards.
     pub fn fault(&self) -> Option<DeviceFault> {
-        self.fault
+        self.queue.fault
     }
 
-    fn copy_out(&mut self) -> Result<Option<Received>, DeviceFault> {
-        let Some((id, length)) = self.queue.take()? else { return Ok(None) };
-        let wrong = DeviceFault::Length { length };
-        if !(HEADER_BYTES..=HEADER_BYTES + FRAME_BYTES).contains(&length) {
-            return Err(wrong);
-        }
-        let descriptor = receive_descriptor(id).ok_or(DeviceFault::NotOffered { id })?;
-        let room = self.frame.get_mut(..length as usize).ok_or(wrong)?;
+    /// Copies a frame out of its buffer; `None` if it cannot have that length.
+    fn copy_out(&mut self, id: u16, length: u32) -> Option<Received> {
+        let frame_bytes = length.checked_sub(HEADER_BYTES).filter(|bytes| *bytes <= FRAME_BYTES)?;
+        let descriptor = receive_descriptor(id)?;
+        let room = self.frame.get_mut(..length as usize)?;
         if !self.buffers.copy_to(descriptor.offset, room) {
-            return Err(wrong);
+            return None;
         }
-        // The copy is ours: the buffer can go back at once.
-        self.queue.offer(id);
         let flags = room.first().copied().unwrap_or(0);
         let is_trusted = flags & (NEEDS_CSUM | DATA_VALID) != 0;
-        Ok(Some(Received {
+        Some(Received {
             index: id,
-            length: (length - HEADER_BYTES) as u16,
+            length: frame_bytes as u16,
             checksum: if is_trusted { Checksum::Trusted } else { Checksum::Unknown },
-        }))
+        })
     }
 }
 
 impl Receiver for ReceiveRing {
     fn next(&mut self) -> Option<Received> {
-        if self.fault.is_some() {
+        let (id, length) = self.queue.take()?;
+        let Some(received) = self.copy_out(id, length) else {
+            self.queue.fault = Some(DeviceFault::Length { length });
             return None;
-        }
-        self.copy_out().unwrap_or_else(|fault| {
-            self.fault = Some(fault);
-            None
-        })
+        };
+        // The copy is ours: the buffer can go back at once.
+        self.queue.offer(id);
+        Some(received)
     }
 
     fn bytes(&self, frame: &Received) -> &[u8] {
@@ -89,8 +84,7 @@ impl Receiver for ReceiveRing {
         self.frame.get(start..start + usize::from(frame.length)).unwrap_or(&[])
     }
 
-    fn release(&mut self, frame: Received) {
+    fn release(&mut self, _frame: Received) {
         // Its buffer went back when it was copied.
-        drop(frame);
     }
 }

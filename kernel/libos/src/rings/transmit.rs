@@ -2,8 +2,8 @@
 
 use abi::handoff;
 use abi::ring::{
-    FRAME_BYTES, FULL_BUFFERS, FULL_CLASSES, HEADER_BYTES, SMALL_BUFFERS, SMALL_CLASS, TRANSMIT_BUFFER_BYTES,
-    transmit_descriptor,
+    FRAME_BYTES, FULL_BUFFERS, FULL_CLASSES, HEADER_BYTES, SMALL_BUFFERS, SMALL_CLASS,
+    TRANSMIT_BUFFER_BYTES, transmit_descriptor,
 };
 use arrayvec::ArrayVec;
 
@@ -17,16 +17,15 @@ const HEADER: usize = HEADER_BYTES as usize;
 const CLASSES: u16 = FULL_CLASSES.len() as u16;
 
 /// When fewer full buffers than this are free, we look at what the device has finished.
-const FEW: usize = 8;
+pub(super) const FEW: usize = 8;
 
 /// The ring of frames to be sent.
 pub struct TransmitRing {
-    queue: Queue,
+    pub(super) queue: Queue,
     buffers: Shared,
     small: ArrayVec<u16, { SMALL_BUFFERS as usize }>,
     full: ArrayVec<u16, { FULL_BUFFERS as usize }>,
     completes_checksums: bool,
-    fault: Option<DeviceFault>,
 }
 
 impl TransmitRing {
@@ -34,11 +33,10 @@ impl TransmitRing {
     pub(crate) fn new(queue: &handoff::Queue, features: u64) -> Option<Self> {
         let mut ring = Self {
             queue: Queue::new(queue)?,
-            buffers: Shared::new(queue.buffers, TRANSMIT_BUFFER_BYTES)?,
+            buffers: Shared::new(queue.buffers, TRANSMIT_BUFFER_BYTES, 1)?,
             small: (0..SMALL_BUFFERS).collect(),
             full: (0..FULL_BUFFERS).map(|buffer| SMALL_BUFFERS + buffer * CLASSES).collect(),
             completes_checksums: features & FEATURE_CSUM != 0,
-            fault: None,
         };
         ring.queue.ask_for_none();
         Some(ring)
@@ -61,16 +59,15 @@ impl TransmitRing {
 
     /// What the device did wrong, if it did. The ring stands still afterwards.
     pub fn fault(&self) -> Option<DeviceFault> {
-        self.fault
+        self.queue.fault
     }
 
-    fn collect(&mut self) {
-        while self.fault.is_none() {
-            match self.queue.take() {
-                Ok(Some((id, _))) if id < SMALL_BUFFERS => self.small.push(id),
-                Ok(Some((id, _))) => self.full.push(id - (id - SMALL_BUFFERS) % CLASSES),
-                Ok(None) => return,
-                Err(fault) => self.fault = Some(fault),
+    /// Takes back every buffer the device is done with: at most as many as it was offered.
+    pub(super) fn collect(&mut self) {
+        while let Some((id, _)) = self.queue.take() {
+            match id.checked_sub(SMALL_BUFFERS) {
+                None => self.small.push(id),
+                Some(within) => self.full.push(id - within % CLASSES),
             }
         }
     }
@@ -96,7 +93,7 @@ impl Transmitter for TransmitRing {
         if self.full.len() < FEW {
             self.collect();
         }
-        self.fault.is_none() && !self.full.is_empty()
+        self.queue.fault.is_none() && !self.full.is_empty()
     }
 
     fn transmit<R>(
@@ -117,14 +114,13 @@ impl Transmitter for TransmitRing {
         padding.fill(0);
         let (result, checksum) = fill(frame);
         header.fill(0);
-        if let Some(PartialChecksum { start, offset }) = checksum {
-            if let [flags, _, _, _, _, _, start_low, start_high, offset_low, offset_high, ..] =
+        if let Some(PartialChecksum { start, offset }) = checksum
+            && let [flags, _, _, _, _, _, start_low, start_high, offset_low, offset_high, ..] =
                 header
-            {
-                *flags = NEEDS_CSUM;
-                [*start_low, *start_high] = start.to_le_bytes();
-                [*offset_low, *offset_high] = offset.to_le_bytes();
-            }
+        {
+            *flags = NEEDS_CSUM;
+            [*start_low, *start_high] = start.to_le_bytes();
+            [*offset_low, *offset_high] = offset.to_le_bytes();
         }
         self.queue.offer(id);
         result
