@@ -1,3 +1,2 @@
-//! Proves a seal from the image file alone.
-
+//! t
 fn main() {}

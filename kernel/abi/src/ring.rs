@@ -55,6 +55,19 @@ const _: () = assert!(
         == TRANSMIT_DESCRIPTORS as usize
 );
 
+// The smallest class that fits is found by walking up, and the last one holds a whole frame.
+const _: () = {
+    let mut smaller = SMALL_CLASS;
+    let mut class = 0;
+    while class < FULL_CLASSES.len() {
+        assert!(smaller < FULL_CLASSES[class]);
+        smaller = FULL_CLASSES[class];
+        class += 1;
+    }
+    assert!(smaller == HEADER_BYTES + FRAME_BYTES && smaller as u64 <= FULL_STRIDE);
+    assert!(SMALL_CLASS as u64 <= SMALL_STRIDE && smaller as u64 <= RECEIVE_STRIDE);
+};
+
 /// What one descriptor says, relative to the start of its queue's buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {

@@ -31,6 +31,7 @@ pub mod machine;
 pub mod net;
 #[cfg(target_os = "none")]
 pub mod runtime;
+pub mod sealed;
 pub mod stream;
 pub mod tls;
 

@@ -10,24 +10,7 @@ use crate::clock::TscClock;
 use crate::entropy;
 use crate::memory::GenerationId;
 use crate::rings::{ReceiveRing, TransmitRing};
-
-/// Proof that this code runs in ring 3 of a machine whose boot handed over and is gone.
-///
-/// Minted once, by the entry stub, after it has seen CPL 3 and a handoff of its own version. That is
-/// all ring 3 can know: whether the tables are as the seal says was read back by boot before the
-/// drop, and can be checked from outside.
-///
-/// ```compile_fail,E0423
-/// let forged = libos::machine::Sealed(());
-/// ```
-#[derive(Debug)]
-pub struct Sealed(());
-
-impl Sealed {
-    pub(crate) fn mint() -> Self {
-        Self(())
-    }
-}
+use crate::sealed::Sealed;
 
 /// The network card, both ways.
 pub struct Nic {
@@ -61,11 +44,10 @@ struct Generation {
 impl Machine {
     pub(crate) fn new(
         sealed: Sealed,
-        mut handoff: Handoff,
+        handoff: Handoff,
         section: &'static [u8],
         generation: Option<GenerationId>,
     ) -> Self {
-        entropy::seed(&mut handoff.seed);
         let generation = generation.map(|id| Generation { id, seen: id.read() });
         let nic = nic(&handoff.nic);
         Self { sealed, clock: TscClock::new(&handoff), nic, handoff, section, generation }
@@ -124,9 +106,8 @@ fn nic(nic: &handoff::Nic) -> Option<Nic> {
         return None;
     }
     let [m0, m1, m2, m3, m4, m5, ..] = nic.mac.to_le_bytes();
-    Some(Nic {
-        mac: [m0, m1, m2, m3, m4, m5],
-        receive: ReceiveRing::new(&nic.receive)?,
-        transmit: TransmitRing::new(&nic.transmit, nic.features)?,
-    })
+    // The receive ring offers its buffers at once, so it comes last.
+    let transmit = TransmitRing::new(&nic.transmit, nic.features)?;
+    let receive = ReceiveRing::new(&nic.receive, nic.features)?;
+    Some(Nic { mac: [m0, m1, m2, m3, m4, m5], receive, transmit })
 }

@@ -136,7 +136,7 @@ struct Places {
     notify_multiplier: u64,
     messages: Registers,
     /// Pages of registers that the service must never see.
-    private: [Span; 4],
+    private: [Span; 5],
 }
 
 impl Places {
@@ -169,8 +169,21 @@ impl Places {
             .registers(bar)?
             .part(u64::from(table & !7), 32)
             .ok_or(missing("its MSI-X table has fewer than two entries"))?;
+        // The pending bits are the device's to write; two entries take 8 bytes of them.
+        let pending = bus.read(function, at + 8);
+        let bar = bus.bar(function, (pending & 7) as u8, memory)?;
+        let pending = memory
+            .registers(bar)?
+            .part(u64::from(pending & !7), 8)
+            .ok_or(missing("its MSI-X pending bits lie outside its registers"))?;
         Ok(Self {
-            private: [common.span(), interrupt.span(), device.span(), messages.span()],
+            private: [
+                common.span(),
+                interrupt.span(),
+                device.span(),
+                messages.span(),
+                pending.span(),
+            ],
             common,
             device,
             notify,

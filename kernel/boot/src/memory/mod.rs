@@ -140,7 +140,7 @@ impl Memory {
         self.needed_bytes = needed_bytes;
     }
 
-    /// Takes `bytes` of cleared frames that nobody else has.
+    /// Takes `bytes` of frames that nobody else has. They are zero: rings and page tables rely on it.
     pub(crate) fn take(&mut self, what: &'static str, bytes: u64) -> Result<Frames, Refusal> {
         self.take_aligned(what, bytes, 0, PAGE_BYTES)
     }

@@ -5,8 +5,9 @@ use core::arch::global_asm;
 use abi::gate::Stop;
 use abi::handoff::{Handoff, MAGIC};
 
-use crate::machine::{Machine, Sealed};
+use crate::machine::Machine;
 use crate::memory;
+use crate::sealed::Sealed;
 
 global_asm!(
     ".section .text.service_start, \"ax\"",
@@ -44,7 +45,10 @@ unsafe extern "C" fn service_entry(handoff: *mut Handoff) -> ! {
         super::stop(Stop::BadHandoff);
     };
     // SAFETY: the heap is ours alone from now on, and this happens once.
-    unsafe { memory::claim_heap(handoff.heap, handoff.unclean) };
+    if !unsafe { memory::claim_heap(handoff.heap, handoff.unclean) } {
+        super::log(b"service: refused: the heap is too small to be one\r\n");
+        super::stop(Stop::BadHandoff);
+    }
     // SAFETY: boot mapped the section read-only, for good.
     let section = unsafe { memory::read_only(handoff.configuration) };
     // SAFETY: boot mapped the id's page read-only, for good, if it names one.

@@ -64,7 +64,8 @@ pub(crate) fn rdrand() -> Option<u64> {
         asm!("rdrand {value}", "setc {carry}", value = out(reg) value, carry = out(reg_byte) carry,
              options(nomem, nostack));
     }
-    (carry == 1).then_some(value)
+    // All ones with carry set is how a broken generator was seen to fail (AMD, 2019).
+    (carry == 1 && value != u64::MAX).then_some(value)
 }
 
 /// The current privilege level, from the code segment's selector.

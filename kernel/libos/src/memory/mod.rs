@@ -7,9 +7,9 @@ use abi::Span;
 use abi::handoff::Handoff;
 use talc::TalcLock;
 use talc::source::Manual;
-use zeroize::Zeroize;
 
 use crate::arch::is_known;
+use crate::entropy;
 
 /// One arena, claimed once. talc: O(1), no thread-local state, counts what it hands out.
 #[global_allocator]
@@ -37,7 +37,7 @@ pub fn heap_use() -> HeapUse {
     }
 }
 
-/// Copies the handoff and erases the seed where boot left it.
+/// Starts the generator with the seed, erases the seed where boot left it, and copies the rest.
 ///
 /// # Safety
 ///
@@ -48,25 +48,27 @@ pub(crate) unsafe fn take_handoff(place: *mut Handoff) -> Option<Handoff> {
     }
     // SAFETY: the caller's promise; every bit pattern is a valid `Handoff`.
     let place = unsafe { &mut *place };
-    let handoff = *place;
-    place.seed.zeroize();
-    is_known(&handoff).then_some(handoff)
+    if !is_known(place) {
+        return None;
+    }
+    // Before the copy, so that the copy has no seed in it.
+    entropy::seed(&mut place.seed);
+    Some(*place)
 }
 
-/// Clears what boot used last and gives the heap to the allocator.
+/// Clears what boot used last and gives the heap to the allocator; whether it could be used.
 ///
 /// # Safety
 ///
 /// `heap` must be mapped read-write, unused, and claimed once.
-pub(crate) unsafe fn claim_heap(heap: Span, unclean: u64) {
+pub(crate) unsafe fn claim_heap(heap: Span, unclean: u64) -> bool {
     let start = heap.start as *mut u8;
     let unclean = unclean.min(heap.length) as usize;
     // SAFETY: the caller's promise; the unclean part lies at the start of the heap.
     unsafe { start.write_bytes(0, unclean) };
     let mut allocator = HEAP.lock();
     // SAFETY: the caller's promise.
-    let claimed = unsafe { allocator.claim(start, heap.length as usize) };
-    debug_assert!(claimed.is_some(), "a heap has at least one page");
+    unsafe { allocator.claim(start, heap.length as usize) }.is_some()
 }
 
 /// Bytes of a span that boot mapped read-only for as long as the machine lives.

@@ -33,6 +33,9 @@ pub use transmit::TransmitRing;
 /// The device completes checksums (`VIRTIO_NET_F_CSUM`).
 const FEATURE_CSUM: u64 = 1;
 
+/// The device may hand over frames without a checksum (`VIRTIO_NET_F_GUEST_CSUM`).
+const FEATURE_GUEST_CSUM: u64 = 2;
+
 /// How many descriptors a queue has: both rings of [`abi::ring`].
 const DESCRIPTORS: u16 = 256;
 

@@ -3,7 +3,7 @@
 use abi::handoff;
 use abi::ring::{FRAME_BYTES, HEADER_BYTES, RECEIVE_BUFFER_BYTES, receive_descriptor};
 
-use super::{DESCRIPTORS, DeviceFault, Queue, Shared};
+use super::{DESCRIPTORS, DeviceFault, FEATURE_GUEST_CSUM, Queue, Shared};
 use crate::link::{Checksum, Received, Receiver};
 
 /// Flags of the virtio-net header (virtio 1.2 section 5.1.6).
@@ -16,15 +16,18 @@ pub struct ReceiveRing {
     queue: Queue,
     buffers: Shared,
     frame: [u8; (HEADER_BYTES + FRAME_BYTES) as usize],
+    /// Whether its word on checksums was agreed on.
+    checks_checksums: bool,
 }
 
 impl ReceiveRing {
     /// Takes the ring over and offers every buffer.
-    pub(crate) fn new(queue: &handoff::Queue) -> Option<Self> {
+    pub(crate) fn new(queue: &handoff::Queue, features: u64) -> Option<Self> {
         let mut ring = Self {
             queue: Queue::new(queue)?,
             buffers: Shared::new(queue.buffers, RECEIVE_BUFFER_BYTES, 1)?,
             frame: [0; (HEADER_BYTES + FRAME_BYTES) as usize],
+            checks_checksums: features & FEATURE_GUEST_CSUM != 0,
         };
         for id in 0..DESCRIPTORS {
             ring.queue.offer(id);
@@ -58,7 +61,8 @@ impl ReceiveRing {
             return None;
         }
         let flags = room.first().copied().unwrap_or(0);
-        let is_trusted = flags & (NEEDS_CSUM | DATA_VALID) != 0;
+        // Without the feature both flags must be 0 (virtio 1.2 section 5.1.6.4), so they mean nothing.
+        let is_trusted = self.checks_checksums && flags & (NEEDS_CSUM | DATA_VALID) != 0;
         Some(Received {
             index: id,
             length: frame_bytes as u16,

@@ -18,7 +18,7 @@ use abi::ring::{
 
 use self::device::Device;
 use self::memory::Memory;
-use super::{FEATURE_CSUM, ReceiveRing, TransmitRing};
+use super::{FEATURE_CSUM, FEATURE_GUEST_CSUM, ReceiveRing, TransmitRing};
 
 fn receive_memory() -> Memory {
     Memory::new(0, RECEIVE_BUFFER_BYTES, receive_descriptor)
@@ -29,7 +29,7 @@ fn transmit_memory() -> Memory {
 }
 
 fn receive_pair(memory: &Memory) -> (ReceiveRing, Device) {
-    let ring = ReceiveRing::new(&memory.hand_over(true)).unwrap();
+    let ring = ReceiveRing::new(&memory.hand_over(true), FEATURE_GUEST_CSUM).unwrap();
     (ring, Device::new(memory.clone()))
 }
 

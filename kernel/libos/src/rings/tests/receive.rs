@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use abi::ring::{FRAME_BYTES, HEADER_BYTES};
 
-use super::super::{DESCRIPTORS, ReceiveRing};
+use super::super::{DESCRIPTORS, FEATURE_GUEST_CSUM, ReceiveRing};
 use super::device::Device;
 use super::dice::Dice;
 use super::{receive_memory, receive_pair};
@@ -104,4 +104,20 @@ fn every_buffer_is_offered_once_from_the_beginning() {
     assert_eq!(ring.next(), None);
     ring.flush();
     assert!(device.accept().is_empty());
+}
+
+#[test]
+fn a_word_on_checksums_that_was_not_agreed_on_means_nothing() {
+    for (features, expected) in [(0, Checksum::Unknown), (FEATURE_GUEST_CSUM, Checksum::Trusted)] {
+        let memory = receive_memory();
+        let mut ring = ReceiveRing::new(&memory.hand_over(true), features).unwrap();
+        let mut device = Device::new(memory);
+        device.accept();
+        // A header whose flags say that the sum was found right, and an empty frame.
+        let place = device.memory.descriptor(0).offset;
+        device.memory.buffers.write(place, &[2; HEADER_BYTES as usize]);
+        device.put_used(0, HEADER_BYTES + 60);
+        device.show();
+        assert_eq!(ring.next().map(|frame| frame.checksum), Some(expected));
+    }
 }
