@@ -6,11 +6,11 @@
 //! the client has room for the sealed bytes. So a slow side slows the other one down, and nothing
 //! grows.
 
-use alloc::boxed::Box;
-use alloc::vec;
+mod backend;
+mod ending;
+
 use core::cell::RefCell;
 use core::future::poll_fn;
-use core::net::SocketAddrV4;
 use core::task::{Poll, Waker};
 use core::time::Duration;
 
@@ -18,7 +18,8 @@ use libos::clock::Instant;
 use libos::stream::{Dial, DialError, Read, Stream, Timer};
 use libos::tls::{RECORD_BYTES, SEAL_OVERHEAD, Session};
 
-use crate::{Outcome, Reason};
+use crate::{Outcome, Reason, Route, Workspace};
+use backend::{Backend, sink};
 
 /// The least room a client's stream must be able to offer; with less nothing can be sealed.
 pub const MIN_ROOM: usize = SEAL_OVERHEAD + 1;
@@ -32,52 +33,6 @@ const STEP_BYTES: usize = 64 << 10;
 
 /// How often we look for a place when there was none for a backend connection.
 const RETRY: Duration = Duration::from_millis(50);
-
-/// How long things may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The handshake, from the connection's beginning.
-    pub handshake: Duration,
-    /// The backend's acceptance, from the first plaintext byte; waiting for a place counts.
-    pub connect: Duration,
-    /// Silence of both sides.
-    pub idle: Duration,
-    /// The whole connection.
-    pub lifetime: Duration,
-    /// The end: until the last bytes are acknowledged and the other side has closed.
-    pub closing: Duration,
-}
-
-/// Where a connection goes, and how long it may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Whom the plaintext is for.
-    pub backend: SocketAddrV4,
-    /// How long things may take.
-    pub limits: Limits,
-}
-
-/// Buffers that all connections of one executor share, for the length of one step each.
-pub struct Workspace {
-    plaintext: Box<[u8]>,
-    sealed: Box<[u8]>,
-}
-
-impl Workspace {
-    /// Buffers for a record each way.
-    pub fn new() -> Self {
-        Self {
-            plaintext: vec![0; RECORD_BYTES].into(),
-            sealed: vec![0; RECORD_BYTES + SEAL_OVERHEAD].into(),
-        }
-    }
-}
-
-impl Default for Workspace {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// What a step has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,14 +89,6 @@ pub struct Connection<S, C, D: Dial> {
     active: Instant,
     handshake: Option<Duration>,
     connect: Option<Duration>,
-}
-
-/// The connection to the backend. There is none before there is something to say.
-enum Backend<B> {
-    Unneeded,
-    NoPlace { since: Instant, error: DialError },
-    Connecting { since: Instant, stream: B },
-    Open(B),
 }
 
 #[derive(Default)]
@@ -444,110 +391,5 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
             self.client.finish();
             self.down.is_finished = true;
         }
-    }
-
-    /// Begins to end the connection, as politely as the reason allows.
-    fn begin_ending(&mut self, reason: Reason, now: Instant) {
-        let span = match reason {
-            Reason::ClientReset | Reason::HandshakeDeadline => Duration::ZERO,
-            _ => self.route.limits.closing,
-        };
-        self.ending = Some((reason, now + span));
-        self.down.has_fin = true;
-        match reason {
-            Reason::Completed => {}
-            // The alert is queued already, or there is nobody to talk to.
-            Reason::Tls(_) | Reason::LeftInHandshake => self.abort_backend(),
-            Reason::ClientReset | Reason::HandshakeDeadline => self.abort(),
-            Reason::BackendDeadline
-            | Reason::BackendRefused
-            | Reason::BackendReset
-            | Reason::IdleDeadline
-            | Reason::LifetimeDeadline
-            | Reason::NotDialled(_)
-            | Reason::NoRequest => {
-                self.abort_backend();
-                self.say_goodbye();
-            }
-        }
-    }
-
-    /// Sends what is left and throws away what still comes; says whether more may wait.
-    ///
-    /// Unread bytes would turn our FIN into a reset, and the reset would overtake an alert.
-    fn wind_up(&mut self, workspace: &mut Workspace) -> bool {
-        self.flush();
-        let mut budget = STEP_BYTES;
-        while budget > 0 {
-            match self.client.read(&mut workspace.plaintext) {
-                Read::Data(count) => budget = budget.saturating_sub(count),
-                Read::Empty | Read::Finished | Read::Broken => return false,
-            }
-        }
-        true
-    }
-
-    fn is_over(&mut self) -> bool {
-        self.client.is_over() && self.backend.stream().is_none_or(|stream| stream.is_over())
-    }
-
-    /// Resets what is not over.
-    fn abort(&mut self) {
-        if !self.client.is_over() {
-            self.client.abort();
-        }
-        self.abort_backend();
-    }
-
-    fn abort_backend(&mut self) {
-        if let Some(stream) = self.backend.stream()
-            && !stream.is_over()
-        {
-            stream.abort();
-        }
-    }
-
-    fn outcome(&self, reason: Reason, now: Instant) -> Outcome {
-        Outcome {
-            reason,
-            to_backend: self.up.bytes,
-            to_client: self.down.bytes,
-            total: now.since(self.started),
-            handshake: self.handshake,
-            connect: self.connect,
-            parameters: self.handshake.and_then(|_| self.session.parameters()),
-            is_truncated: self.up.is_truncated,
-        }
-    }
-}
-
-impl<B: Stream> Backend<B> {
-    fn stream(&mut self) -> Option<&mut B> {
-        match self {
-            Self::Unneeded | Self::NoPlace { .. } => None,
-            Self::Connecting { stream, .. } | Self::Open(stream) => Some(stream),
-        }
-    }
-
-    /// Whether reading from the client makes sense: before there is a backend it does, for the
-    /// handshake and the first plaintext.
-    fn has_room(&self) -> bool {
-        match self {
-            Self::Unneeded => true,
-            Self::NoPlace { .. } | Self::Connecting { .. } => false,
-            Self::Open(stream) => stream.room() > 0,
-        }
-    }
-}
-
-/// What plaintext goes to: the backend, as far as it has room, or nobody yet.
-fn sink<B: Stream>(backend: &mut Backend<B>, bytes: &mut u64) -> impl FnMut(&[u8]) -> usize {
-    move |plaintext| match backend {
-        Backend::Open(stream) => {
-            let count = stream.write(plaintext);
-            *bytes += count as u64;
-            count
-        }
-        Backend::Unneeded | Backend::NoPlace { .. } | Backend::Connecting { .. } => 0,
     }
 }

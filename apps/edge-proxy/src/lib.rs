@@ -13,8 +13,10 @@ extern crate std;
 mod connection;
 pub mod counted;
 mod outcome;
+mod route;
 #[cfg(target_os = "none")]
 pub mod server;
 
-pub use self::connection::{Connection, Limits, MIN_ROOM, Progress, Route, Workspace, serve};
+pub use self::connection::{Connection, MIN_ROOM, Progress, serve};
 pub use self::outcome::{Outcome, Reason};
+pub use self::route::{Limits, Route, Workspace};
