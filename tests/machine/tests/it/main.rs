@@ -9,4 +9,5 @@ mod refuse;
 mod seal;
 mod serve;
 mod sizes;
+mod stop;
 mod support;
