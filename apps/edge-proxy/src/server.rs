@@ -72,6 +72,8 @@ struct Server {
     settings: ServerSettings,
     route: Route,
     handshakes: Places,
+    /// Places a port, for as long as a connection lives.
+    ports: Vec<(u16, Places)>,
     workspace: Rc<RefCell<Workspace>>,
     /// Lines of connections that were refused here, not in the network.
     refused: Cell<u64>,
@@ -108,21 +110,33 @@ impl Server {
             settings,
             route: Route { backend: config.backend, limits: limits(&config.deadlines) },
             handshakes: Places::new(config.limits.handshakes),
+            ports: config
+                .listeners
+                .iter()
+                .map(|listener| (listener.port, Places::new(listener.connections)))
+                .collect(),
             workspace: Rc::new(RefCell::new(Workspace::new())),
             refused: Cell::new(0),
         })
     }
 
     fn run(self) -> ! {
-        let Self { runtime, settings, route, handshakes, workspace, refused } = self;
+        let Self { runtime, settings, route, handshakes, ports, workspace, refused } = self;
         let executor = runtime.executor().clone();
         let dialer = runtime.dialer();
         runtime.run(move |accepted, now| {
-            let Accepted { stream, peer, .. } = accepted;
+            let Accepted { stream, port, peer } = accepted;
             // Dropping the stream resets it: a connection we have no place for costs one frame.
             let Some(place) = handshakes.take() else {
                 refused.set(refused.get() + 1);
                 let message = format_args!("{peer}: refused: too many handshakes");
+                log::line(now, LogLevel::Warning, message);
+                return;
+            };
+            let of_port = ports.iter().find(|(number, _)| *number == port);
+            let Some(place_of_port) = of_port.and_then(|(_, places)| places.take()) else {
+                refused.set(refused.get() + 1);
+                let message = format_args!("{peer}: refused: port {port} has no place left");
                 log::line(now, LogLevel::Warning, message);
                 return;
             };
@@ -136,6 +150,7 @@ impl Server {
             let (clock, dial) = (executor.clock(), dialer.clone());
             let workspace = Rc::clone(&workspace);
             let task = async move {
+                let _place = place_of_port;
                 let outcome = serve(session, stream, dial, route, &clock, &workspace).await;
                 tell(libos::stream::Timer::now(&clock), peer, &outcome);
             };

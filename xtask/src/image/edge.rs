@@ -222,7 +222,6 @@ fn read_log(top: &mut Table) -> Result<Log, ConfigError> {
     let log = Log {
         level: level.transpose()?.unwrap_or(Level::Info),
         lines_per_second: count(&mut table, "lines_per_second", bounds::LINES_PER_SECOND, 50)?,
-        peer_bytes: count(&mut table, "peer_bytes", bounds::PEER_BYTES, 256)?,
     };
     table.finish()?;
     Ok(log)

@@ -22,18 +22,20 @@ const fn bounds(key: &'static str, least: u32, most: u32) -> Bounds {
 const SECOND_MS: u32 = 1_000;
 const DAY_MS: u32 = 24 * 60 * 60 * SECOND_MS;
 
-/// How many leading bits name the network.
-pub const PREFIX: Bounds = bounds("network.address", 1, 32);
+/// How many leading bits name the network: a network of one or two has no room for a gateway.
+pub const PREFIX: Bounds = bounds("network.address", 1, 30);
 /// How many ports are served.
 pub const LISTENERS: Bounds = bounds("listener", 1, 16);
-/// A TCP port that is served.
-pub const PORT: Bounds = bounds("listener.port", 1, 65_535);
+/// A TCP port that is served; the ones above are for connections that the proxy opens (RFC 6335).
+pub const PORT: Bounds = bounds("listener.port", 1, 49_151);
 /// How many connections come in through one port.
 pub const LISTENER_CONNECTIONS: Bounds = bounds("listener.connections", 1, 100_000);
 /// How many certificates are in a chain.
 pub const CERTIFICATES: Bounds = bounds("tls.certificates", 1, 8);
 /// Bytes of one certificate.
 pub const CERTIFICATE_BYTES: Bounds = bounds("tls.certificates", 64, 16 << 10);
+/// Bytes of all certificates together: they are sent in every handshake.
+pub const CHAIN_BYTES: Bounds = bounds("tls.certificates", 64, 32 << 10);
 /// Bytes of a private key.
 pub const KEY_BYTES: Bounds = bounds("tls.key", 32, 16 << 10);
 /// The backend's TCP port.
@@ -54,18 +56,16 @@ pub const IDLE_MS: Bounds = bounds("deadlines.idle", SECOND_MS, DAY_MS);
 pub const LIFETIME_MS: Bounds = bounds("deadlines.lifetime", SECOND_MS, 30 * DAY_MS);
 /// Milliseconds to connect to the backend.
 pub const BACKEND_CONNECT_MS: Bounds = bounds("deadlines.backend_connect", 100, 300 * SECOND_MS);
-/// Bytes from a client.
-pub const CLIENT_RECEIVE: Bounds = bounds("buffers.client_receive", 2 << 10, 4 << 20);
+/// Bytes from a client: at most what a TCP window says without scaling.
+pub const CLIENT_RECEIVE: Bounds = bounds("buffers.client_receive", 2 << 10, 65_535);
 /// Bytes to a client.
 pub const CLIENT_SEND: Bounds = bounds("buffers.client_send", 2 << 10, 4 << 20);
-/// Bytes from the backend.
-pub const BACKEND_RECEIVE: Bounds = bounds("buffers.backend_receive", 2 << 10, 4 << 20);
+/// Bytes from the backend, likewise.
+pub const BACKEND_RECEIVE: Bounds = bounds("buffers.backend_receive", 2 << 10, 65_535);
 /// Bytes to the backend.
 pub const BACKEND_SEND: Bounds = bounds("buffers.backend_send", 2 << 10, 4 << 20);
 /// Log lines in a second.
 pub const LINES_PER_SECOND: Bounds = bounds("log.lines_per_second", 1, 10_000);
-/// Bytes of a peer's text in a log line.
-pub const PEER_BYTES: Bounds = bounds("log.peer_bytes", 0, 256);
 
 /// What a configuration says and must not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +188,7 @@ impl Config {
         for certificate in &self.identity.chain {
             CERTIFICATE_BYTES.check_count(certificate.der().len())?;
         }
+        CHAIN_BYTES.check_count(self.identity.chain.iter().map(|entry| entry.der().len()).sum())?;
         KEY_BYTES.check_count(self.identity.key.pkcs8().len())
     }
 
@@ -230,7 +231,6 @@ impl Config {
             (BACKEND_RECEIVE, self.buffers.backend_receive),
             (BACKEND_SEND, self.buffers.backend_send),
             (LINES_PER_SECOND, self.log.lines_per_second),
-            (PEER_BYTES, self.log.peer_bytes),
         ];
         numbers.into_iter().try_for_each(|(bounds, value)| bounds.check(value))
     }

@@ -153,8 +153,6 @@ pub struct Log {
     pub level: Level,
     /// Lines in a second; what is more is counted and the count printed.
     pub lines_per_second: u32,
-    /// How many bytes of a peer's own text a line shows, escaped as a string of RFC 8259.
-    pub peer_bytes: u32,
 }
 
 /// How important a line is, the most important first.

@@ -43,7 +43,7 @@ fn good() -> Config {
             backend_receive: 8 * KIB,
             backend_send: 4 * KIB,
         },
-        log: Log { level: Level::Info, lines_per_second: 50, peer_bytes: 256 },
+        log: Log { level: Level::Info, lines_per_second: 50 },
     }
 }
 
@@ -187,7 +187,6 @@ fn refuses_numbers_out_of_bounds() {
     check(|c| c.buffers.backend_receive = u32::MAX, range(bounds::BACKEND_RECEIVE, u32::MAX));
     check(|c| c.buffers.backend_send = 1, range(bounds::BACKEND_SEND, 1));
     check(|c| c.log.lines_per_second = 0, range(bounds::LINES_PER_SECOND, 0));
-    check(|c| c.log.peer_bytes = 257, range(bounds::PEER_BYTES, 257));
     check(|c| c.network.prefix = 0, range(bounds::PREFIX, 0));
     check(|c| c.network.prefix = 33, range(bounds::PREFIX, 33));
 }
