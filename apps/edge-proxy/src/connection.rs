@@ -18,7 +18,7 @@ use libos::clock::Instant;
 use libos::stream::{Dial, DialError, Read, Stream, Timer};
 use libos::tls::{RECORD_BYTES, SEAL_OVERHEAD, Session};
 
-use crate::{Outcome, Reason, Route, Workspace};
+use crate::{Opening, Outcome, Reason, Route, Workspace};
 use backend::{Backend, sink};
 
 /// The least room a client's stream must be able to offer; with less nothing can be sealed.
@@ -87,6 +87,8 @@ pub struct Connection<S, C, D: Dial> {
     ending: Option<(Reason, Instant)>,
     started: Instant,
     active: Instant,
+    /// The client's first bytes, once there are some.
+    opening: Opening,
     handshake: Option<Duration>,
     connect: Option<Duration>,
 }
@@ -127,6 +129,7 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
             ending: None,
             started: now,
             active: now,
+            opening: Opening::default(),
             handshake: None,
             connect: None,
         }
@@ -263,7 +266,14 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
                 // RFC 8446 section 6.1: what comes after close_notify is ignored.
                 self.client.read(&mut workspace.plaintext)
             } else {
-                self.client.read(self.session.space())
+                let space = self.session.space();
+                let read = self.client.read(space);
+                if let Read::Data(count) = read
+                    && self.opening.bytes().is_empty()
+                {
+                    self.opening = Opening::of(space.get(..count).unwrap_or_default());
+                }
+                read
             };
             match read {
                 Read::Data(count) => {

@@ -18,5 +18,5 @@ mod route;
 pub mod server;
 
 pub use self::connection::{Connection, MIN_ROOM, Progress, serve};
-pub use self::outcome::{Outcome, Reason};
+pub use self::outcome::{Opening, Outcome, Reason};
 pub use self::route::{Limits, Route, Workspace};

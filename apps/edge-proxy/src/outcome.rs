@@ -3,6 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
+use libos::log::Escaped;
 use libos::stream::DialError;
 use libos::tls::{Parameters, TlsError};
 
@@ -35,7 +36,35 @@ pub enum Reason {
     Tls(TlsError),
 }
 
-/// How a connection went. It holds no byte that the client chose.
+/// The first bytes that a client sent, for the line about one that does not speak TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Opening {
+    bytes: [u8; Self::MOST],
+    length: usize,
+}
+
+impl Opening {
+    /// How many bytes are kept.
+    pub const MOST: usize = 8;
+
+    /// Takes the first bytes of what has come.
+    pub fn of(received: &[u8]) -> Self {
+        let mut opening = Self::default();
+        for (to, from) in opening.bytes.iter_mut().zip(received) {
+            *to = *from;
+            opening.length += 1;
+        }
+        opening
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// How a connection went. Of the bytes that the client chose it holds the first few, which are
+/// shown escaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Why it ended.
@@ -52,6 +81,8 @@ pub struct Outcome {
     pub connect: Option<Duration>,
     /// What was agreed in the handshake.
     pub parameters: Option<Parameters>,
+    /// The client's first bytes.
+    pub opening: Opening,
     /// Whether the client's data ended with FIN alone: it may have been cut off on the way.
     pub is_truncated: bool,
 }
@@ -90,6 +121,9 @@ impl fmt::Display for Outcome {
         }
         if let Some(Parameters { suite, group }) = self.parameters {
             write!(f, "; {suite} {group}")?;
+        }
+        if let Reason::Tls(TlsError::NotTls(_)) = reason {
+            write!(f, "; began with {}", Escaped(self.opening.bytes()))?;
         }
         if self.is_truncated {
             f.write_str("; FIN without close_notify")?;

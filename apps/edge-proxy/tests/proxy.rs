@@ -282,7 +282,9 @@ fn refused_clients_get_the_alert_and_the_log_the_reason() {
     check(outcome, Reason::Tls(TlsError::NotTls(NotTls::Http)), 0, 0);
     assert_eq!(answer, [21, 3, 3, 0, 2, 2, 50]);
     let line = format!("{outcome}");
-    assert_eq!(line, "not TLS: HTTP request on the TLS port; 0 bytes up, 0 down; 0.0 ms");
+    let expected = "not TLS: HTTP request on the TLS port; 0 bytes up, 0 down; 0.0 ms; \
+                    began with \"GET /\"";
+    assert_eq!(line, expected);
 
     let (outcome, answer) = refused(&[22, 3, 3, 0x7f, 0xff]);
     check(outcome, Reason::Tls(TlsError::Misbehaved(Misbehaved::RecordTooLong)), 0, 0);

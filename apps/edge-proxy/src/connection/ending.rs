@@ -80,6 +80,7 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
             handshake: self.handshake,
             connect: self.connect,
             parameters: self.handshake.and_then(|_| self.session.parameters()),
+            opening: self.opening,
             is_truncated: self.up.is_truncated,
         }
     }
