@@ -115,13 +115,13 @@ gate_exceptions:
 .p2align 4, 0xcc
 .global gate_timer
 gate_timer:
-    or eax, 1                       // woken by the timer
+    or eax, 1                       // idle's answer: woken by the timer
     jmp end_of_interrupt
 .global gate_device
 gate_device:
-    or eax, 2                       // woken by a device
+    or eax, 2                       // idle's answer: woken by a device
 end_of_interrupt:
-    mov dword ptr [LOCAL_APIC + 0xb0], 0
+    mov dword ptr [LOCAL_APIC + 0xb0], 0 // acknowledged: the next one may come
 .global gate_spurious
 gate_spurious:
     iretq                           // a vanished interrupt is not acknowledged (SDM 3A, 11.9)
@@ -130,46 +130,47 @@ gate_spurious:
 .global gate_idle
 gate_idle:
     xor ecx, ecx                    // initial count 0: no timer
-    cmp rdi, -1
+    cmp rdi, -1                     // the deadline that never comes
     je 2f
-    rdtsc
+    rdtsc                           // edx:eax = now
     shl rdx, 32
-    or rax, rdx
+    or rax, rdx                     // rax = now
     mov rcx, rdi
-    sub rcx, rax                    // ticks left
-    jbe 1f
+    sub rcx, rax                    // ticks of the TSC that are left
+    jbe 1f                          // none: it has passed
     mov rax, rcx
     mul qword ptr [DATA_TIMER_RATE] // rdx:rax = timer ticks * 2^32
-    shrd rax, rdx, 32
-    shr rdx, 32
+    shrd rax, rdx, 32               // rax = timer ticks, below 2^64
+    shr rdx, 32                     // what does not fit
     jnz 3f                          // beyond 64 bits: as long as the timer can
-    mov ecx, eax
+    mov ecx, eax                    // the counter has 32 bits
     shr rax, 32
     jnz 3f                          // beyond 32 bits: likewise
     test ecx, ecx
     jnz 2f
 1:  mov ecx, 1                      // the shortest sleep; 0 would mean never
     jmp 2f
-3:  mov ecx, -1
-2:  mov dword ptr [LOCAL_APIC + 0x380], ecx
-    xor eax, eax
+3:  mov ecx, -1                     // the longest
+2:  mov dword ptr [LOCAL_APIC + 0x380], ecx // arm, or do not
+    xor eax, eax                    // nothing has woken us yet
     sti                             // takes effect after hlt: nothing is lost between the two
-    hlt
-    cli
-    mov dword ptr [LOCAL_APIC + 0x380], 0
+    hlt                             // the only place where an interrupt is taken
+    cli                             // off again, before ring 3 runs
+    mov dword ptr [LOCAL_APIC + 0x380], 0 // disarm
     iretq
 
 // ---- log(rdi, rsi = bytes, rdx = length): at most 16 bytes to the console.
 .global gate_log
 gate_log:
-    push rbx
+    push rbx                        // what the service may rely on is kept
     push r8
-    push rsi
-    push rdi                        // the bytes, in order, at rsp
-    mov ebx, 16
+    push r11
+    push rsi                        // the bytes, in order,
+    push rdi                        // at rsp
+    mov ebx, 16                     // the most there can be
     cmp rdx, rbx
-    cmovb rbx, rdx
-    xor r8d, r8d
+    cmovb rbx, rdx                  // or fewer
+    xor r8d, r8d                    // the next one
 1:  cmp r8, rbx
     jae 2f
     mov al, [rsp + r8]
@@ -178,18 +179,21 @@ gate_log:
     jmp 1b
 2:  pop rdi
     pop rsi
+    pop r11
     pop r8
     pop rbx
-    xor eax, eax
+    xor eax, eax                    // leave nothing of ours behind
+    xor ecx, ecx
+    xor edx, edx
     iretq
 
 // ---- stop(rdi = reason)
 .global gate_stop
 gate_stop:
-    mov r12, [rsp]                  // where the service was
+    mov r12, [rsp]                  // where the service was; it never gets its r12 back
     lea rsi, [rip + text_stop]
     call print
-    mov rax, rdi
+    mov rax, rdi                    // the reason's lowest byte
     call byte_hex
     lea rsi, [rip + text_rip]
     call print
@@ -202,15 +206,15 @@ crash:
     cld                             // flags are the service's
     lea rsi, [rip + text_crash]
     call print
-    mov rax, [rsp]
+    mov rax, [rsp]                  // vector
     call byte_hex
     lea rsi, [rip + text_error]
     call print
-    mov rax, [rsp + 8]
+    mov rax, [rsp + 8]              // error code
     call hex
     lea rsi, [rip + text_rip]
     call print
-    mov rax, [rsp + 16]
+    mov rax, [rsp + 16]             // rip
     call address
     lea rsi, [rip + text_cr2]
     call print
@@ -223,49 +227,48 @@ end:
     call print
     mov al, [DATA_ON_STOP]
     cmp al, 1
-    jb reset
-    ja dead
-    mov dx, [DATA_PM_PORT]          // ACPI S5 (ACPI 6.5, 4.8.4.2.1)
+    jb reset                        // 0
+    ja dead                         // 2
+    mov dx, [DATA_PM_PORT]          // 1: ACPI S5 (ACPI 6.5, 4.8.4.2.1)
     mov ax, [DATA_PM_VALUE]
     out dx, ax
-    jmp dead
+    jmp dead                        // it takes a moment, or the port was none
 reset:
     mov dx, [DATA_RESET_PORT]       // the ACPI reset register, or the chipset's
     mov al, [DATA_RESET_VALUE]
     out dx, al
-    mov al, 0xfe                    // the keyboard controller's reset line
+    mov al, 0xfe                    // the keyboard controller's reset line, if that did nothing
     out 0x64, al
 dead:
-    cli
+    cli                             // nothing may wake it
     hlt
-    jmp dead
+    jmp dead                        // but an NMI could
 
 // ---- address(rax): an offset into the service, or the address where it is none of its own.
 address:
     mov rcx, rax
-    sub rcx, [DATA_BASE]
+    sub rcx, [DATA_BASE]            // wraps for addresses below
     cmp rcx, [DATA_SPAN]
-    jae hex
-    push rcx
+    jae hex                         // not the service's: as it is
+    push rcx                        // the offset: no base in any record
     lea rsi, [rip + text_service]
     call print
-    pop rax
-    // falls through
+    pop rax                         // and on into hex
 // ---- hex(rax): sixteen digits. byte_hex(rax): two. Both change rax, rcx, rdx, r9, r10, r11.
 hex:
-    mov r9d, 16
+    mov r9d, 16                     // digits
     jmp 1f
 byte_hex:
-    shl rax, 56
+    shl rax, 56                     // the lowest byte to the top
     mov r9d, 2
 1:  mov r10, rax
-2:  rol r10, 4
+2:  rol r10, 4                      // the highest digit to the bottom
     mov eax, r10d
     and eax, 15
     cmp eax, 10
     jb 3f
     add eax, 39                     // from ':' to 'a'
-3:  add eax, 48
+3:  add eax, 48                     // from 0 to '0'
     call put
     dec r9d
     jnz 2b
@@ -274,7 +277,7 @@ byte_hex:
 // ---- print(rsi = text that ends in 0). Changes rax, rcx, rdx, r11, rsi.
 print:
     mov al, [rsi]
-    test al, al
+    test al, al                     // its end?
     jz 1f
     call put
     inc rsi
@@ -282,17 +285,18 @@ print:
 1:  ret
 
 // ---- put(al): one byte to the console, after at most 65,536 looks at its line status.
+// Changes rax, rcx, rdx, r11.
 put:
-    mov r11d, eax
+    mov r11d, eax                   // the byte
     mov dx, [DATA_CONSOLE]
-    add dx, 5
-    mov ecx, 0x10000
+    add dx, 5                       // the line status register
+    mov ecx, 0x10000                // a console that is never ready must not hang us
 1:  in al, dx
     test al, 0x20                   // transmit holding register empty
     jnz 2f
     dec ecx
     jnz 1b
-2:  sub dx, 5
+2:  sub dx, 5                       // the data register
     mov eax, r11d
     out dx, al
     ret

@@ -59,6 +59,15 @@ fn a_plain_http_request_is_refused() {
 }
 
 #[test]
+fn the_log_shows_what_is_no_tls_as_a_string() {
+    let sent = b"\"\r\nREADY a line of our own\r\n";
+    let shown = r#"began with "\"\u000d\u000aRE""#;
+    check(sent, &[UNEXPECTED_MESSAGE, DECODE_ERROR], shown);
+    let console = RUDE.0.machine.console().text();
+    assert_eq!(console.lines().filter(|line| line.starts_with("READY")).count(), 1, "{console}");
+}
+
+#[test]
 fn a_client_hello_of_64_kib_is_refused() {
     // Handshake type 1 and a length of 64 KiB, then zeros, in records of the largest size.
     let hello = [&[1, 1, 0, 0][..], &[0; 1 << 16]].concat();

@@ -5,6 +5,7 @@ use core::arch::asm;
 use core::hint::black_box;
 use core::time::Duration;
 
+use abi::gate::WOKE_BY_TIMER;
 use libos::log::plain;
 use libos::machine::Machine;
 
@@ -14,7 +15,10 @@ pub(super) const ACTS: &[(&str, Act)] = &[
     ("int", |_, vector| interrupt(vector)),
     ("log_length", |_, _| log_with_any_length()),
     ("log_registers", |_, _| log_keeps_registers()),
+    ("call_flags", |_, _| call_with_flags()),
+    ("call_stack", |_, address| call_with_stack(address)),
     ("idle_past", |_, _| idle_in_the_past()),
+    ("idle_far", |_, _| idle_for_long()),
     ("idle_alive", |machine, _| idle_wakes_only_for_reasons(machine)),
     ("stop_reason", |_, reason| stop_with(reason)),
     ("stack_read_only", |_, _| fault_on_a_read_only_stack()),
@@ -79,29 +83,69 @@ fn log_with_any_length() -> Effect {
 
 /// Whether a call changes a register that it says it keeps, or leaves one of ring 0's values behind.
 fn log_keeps_registers() -> Effect {
-    let (kept, rax): (u64, u64);
-    // SAFETY: LOG with no bytes.
+    let (kept, left): (u64, u64);
+    // SAFETY: LOG with one byte, so that every part of it runs.
     unsafe {
         asm!(
-            "mov r8, 8", "mov r9, 9", "mov r10, 10", "mov r12, 12", "mov r13, 13",
-            "xor edx, edx",
+            "mov r8, 8", "mov r9, 9", "mov r10, 10", "mov r11, 11", "mov r12, 12", "mov r13, 13",
+            "mov edi, 0x2e", "mov esi, 14", "mov edx, 1",
             "int 0x81",
-            "lea rcx, [r8 + r9]", "add rcx, r10", "add rcx, r12", "add rcx, r13",
-            out("rcx") kept, out("rax") rax, out("rdx") _,
-            out("r8") _, out("r9") _, out("r10") _, out("r12") _, out("r13") _,
+            "or rcx, rax", "or rcx, rdx",
+            "lea rax, [r8 + r9]", "add rax, r10", "add rax, r11", "add rax, r12", "add rax, r13",
+            "add rax, rdi", "add rax, rsi",
+            out("rax") kept, out("rcx") left, out("rdx") _, out("rdi") _, out("rsi") _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("r13") _,
         )
     };
-    match (kept, rax) {
-        (52, 0) => Effect::None("every register came back, and nothing else"),
+    match (kept, left) {
+        (0x7b, 0) => Effect::None("every register came back, and nothing else"),
         _ => Effect::Survived,
     }
 }
 
+/// Every flag that ring 3 may set: direction, nested task, alignment check (which lifts SMAP).
+fn call_with_flags() -> Effect {
+    // SAFETY: LOG with no bytes, then IDLE with a deadline that has passed. The stack is as it was
+    // and the flags are put back.
+    unsafe {
+        asm!(
+            "pushfq", "push 0x244402", "popfq",
+            "xor edx, edx", "int 0x81",
+            "push 0x244402", "popfq",
+            "xor edi, edi", "int 0x80",
+            "popfq",
+            out("rax") _, out("rcx") _, out("rdx") _, out("rdi") _,
+        )
+    };
+    Effect::None("two calls came back")
+}
+
+/// A call needs no stack of ours.
+fn call_with_stack(address: u64) -> Effect {
+    // SAFETY: LOG with no bytes; nothing touches our stack while it is out of reach.
+    unsafe {
+        asm!(
+            "mov r12, rsp", "mov rsp, {}",
+            "xor edx, edx", "int 0x81",
+            "mov rsp, r12",
+            in(reg) address, out("r12") _, out("rax") _, out("rcx") _, out("rdx") _,
+        )
+    };
+    Effect::None("the call came back")
+}
+
+/// A deadline in centuries: the timer has 32 bits, and the longest sleep is a sleep all the same.
+fn idle_for_long() -> Effect {
+    let reason: u64;
+    // SAFETY: IDLE takes a number.
+    unsafe {
+        asm!("int 0x80", in("rdi") u64::MAX - 1, out("rax") reason, out("rcx") _, out("rdx") _)
+    };
+    if reason == WOKE_BY_TIMER { Effect::None("the longest sleep ended") } else { Effect::Survived }
+}
+
 fn idle_in_the_past() -> Effect {
-    for deadline in [0_u64, 1, u64::MAX / 2 + 1] {
-        if deadline > 1 {
-            continue;
-        }
+    for deadline in [0_u64, 1] {
         // SAFETY: IDLE takes a number.
         unsafe { asm!("int 0x80", in("rdi") deadline, out("rax") _, out("rcx") _, out("rdx") _) };
     }
@@ -116,11 +160,11 @@ fn idle_wakes_only_for_reasons(machine: &Machine) -> Effect {
         let reason: u64;
         // SAFETY: IDLE takes a number.
         unsafe { asm!("int 0x80", in("rdi") until, out("rax") reason, out("rcx") _, out("rdx") _) };
-        if reason & !3 != 0 {
+        if reason != WOKE_BY_TIMER {
             return Effect::Survived;
         }
     }
-    Effect::None("only the timer and the device woke us")
+    Effect::None("only the timer woke us")
 }
 
 fn stop_with(reason: u64) -> Effect {

@@ -80,6 +80,9 @@ pub(super) const ACTS: &[(&str, Act)] = &[
     ("iretq_kernel", |_, _| interrupt_return(0x08, 0x2)),
     ("iretq_flags", |_, _| interrupt_return(0x23, 0x3202)),
     ("popf", |_, _| pop_flags()),
+    // TF: the CPU stops after the next instruction. NT: there is no task to return to.
+    ("popf_trap", instruction!("push 0x102", "popfq", "nop")),
+    ("iretq_nested", instruction!("push 0x4002", "popfq", "iretq")),
 ];
 
 fn input(port: u64) -> Effect {
@@ -103,19 +106,21 @@ fn load_ds(selector: u64) -> Effect {
     Effect::None("a segment of ring 3 was loaded")
 }
 
+/// The segment that SS holds may be loaded again.
 fn load_ss(selector: u64) -> Effect {
     // SAFETY: it is not: this is what the machine has to stop.
     unsafe { asm!("mov ss, {0:x}", in(reg) selector as u16) };
-    Effect::Survived
+    Effect::None("a segment of ring 3 was loaded")
 }
 
+/// A far return to our own code segment is a return.
 fn far_return(selector: u64) -> Effect {
     // SAFETY: as above.
     unsafe {
         asm!("lea {1}, [rip + 2f]", "push {0}", "push {1}", "retfq", "2:",
              in(reg) selector, out(reg) _)
     };
-    Effect::Survived
+    Effect::None("a segment of ring 3 was loaded")
 }
 
 /// Returns to a code segment with flags of our choice: IF and IOPL 3 among them.

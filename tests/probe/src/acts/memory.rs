@@ -54,6 +54,7 @@ pub(super) const ACTS: &[(&str, Act)] = &[
     ("execute_gate", |_, _| call(GATE_TEXT)),
     ("execute_tail", |_, _| call(TAIL)),
     ("execute_boot", |_, _| call(BOOT)),
+    ("return_to", |_, address| return_to(address)),
     ("null_call", |_, _| call(black_box(0))),
     ("null_read", |_, _| read(black_box(0))),
     ("read_boot", |_, _| read(BOOT)),
@@ -103,6 +104,12 @@ fn call(address: u64) -> Effect {
     // SAFETY: as above.
     unsafe { asm!("call {0}", in(reg) address, clobber_abi("C")) };
     Effect::Survived
+}
+
+/// The way back to whoever called us, had we been called.
+fn return_to(address: u64) -> Effect {
+    // SAFETY: as above.
+    unsafe { asm!("push {}", "ret", in(reg) address, options(noreturn)) }
 }
 
 fn execute_heap() -> Effect {

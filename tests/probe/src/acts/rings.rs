@@ -3,6 +3,9 @@
 
 use core::sync::atomic::{Ordering, fence};
 
+use core::time::Duration;
+
+use abi::PAGE_BYTES;
 use abi::handoff::Queue;
 use libos::machine::Machine;
 
@@ -11,6 +14,8 @@ use super::{Act, Effect};
 pub(super) const ACTS: &[(&str, Act)] = &[
     ("ring_offer_all", |machine, _| offer_all(machine)),
     ("ring_offer", |machine, index| offer(machine, index as u16)),
+    ("ring_jump", |machine, count| jump(machine, count as u16)),
+    ("ring_all_bells", |machine, _| ring_all(machine)),
     ("ring_foreign_doorbell", |machine, number| ring(machine, number as u16)),
 ];
 
@@ -21,7 +26,11 @@ fn offer_all(machine: &Machine) -> Effect {
         put(&queue, index, index);
     }
     publish(&queue, queue.descriptors as u16);
-    Effect::None("every descriptor was offered at once")
+    settle(machine);
+    match used(&queue) == queue.descriptors as u16 {
+        true => Effect::None("the device took every descriptor"),
+        false => Effect::Survived,
+    }
 }
 
 /// One that does not exist: a conforming device stops and touches nothing.
@@ -29,13 +38,53 @@ fn offer(machine: &Machine, index: u16) -> Effect {
     let queue = machine.handoff().nic.transmit;
     put(&queue, 0, index);
     publish(&queue, 1);
-    Effect::None("a descriptor that does not exist was offered")
+    settle(machine);
+    match used(&queue) {
+        0 => Effect::None("the device took nothing"),
+        _ => Effect::Survived,
+    }
+}
+
+/// More descriptors than the ring has places.
+fn jump(machine: &Machine, count: u16) -> Effect {
+    let queue = machine.handoff().nic.transmit;
+    publish(&queue, count);
+    settle(machine);
+    match used(&queue) {
+        0 => Effect::None("the device took nothing"),
+        _ => Effect::Survived,
+    }
 }
 
 /// The bell of a queue that is not this one's, or of none.
 fn ring(machine: &Machine, number: u16) -> Effect {
     write(machine.handoff().nic.receive.doorbell, number);
+    settle(machine);
     Effect::None("a bell was rung")
+}
+
+/// Every place of the doorbell page, so every queue that the device has and every one it has not.
+fn ring_all(machine: &Machine) -> Effect {
+    let page = machine.handoff().nic.receive.doorbell & !(PAGE_BYTES - 1);
+    for place in (0..PAGE_BYTES).step_by(2) {
+        write(page + place, (place / 4) as u16);
+    }
+    settle(machine);
+    Effect::None("every bell was rung")
+}
+
+/// Gives the device time to do what it will.
+fn settle(machine: &Machine) {
+    let end = machine.clock.now() + Duration::from_millis(20);
+    while machine.clock.now() < end {
+        machine.idle(end);
+    }
+}
+
+/// How many descriptors the device has handed back.
+fn used(queue: &Queue) -> u16 {
+    // SAFETY: the used ring is mapped for reading, and its index is an aligned 16-bit word.
+    unsafe { ((queue.used.start + 2) as *const u16).read_volatile() }
 }
 
 fn put(queue: &Queue, slot: u16, index: u16) {
