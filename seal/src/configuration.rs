@@ -1,9 +1,9 @@
 //! The configuration section's header: all that boot reads of it. The rest is the service's, and
 //! may hold a private key, so it is never looked at.
 
+use abi::Span;
 use abi::configuration::{HEADER_BYTES, Header, OnStop};
 use abi::image::Manifest;
-use abi::Span;
 
 use crate::file::File;
 use crate::property::{Complaints, Name, Property};

@@ -19,7 +19,7 @@ pub enum Name {
     Relocations,
     /// The configuration's header is understood whole.
     Configuration,
-    /// The gate and the tail together: the tail ends in `mov cr3`, the gate begins on the next byte.
+    /// The tail ends in `mov cr3`, and the gate begins on the next byte.
     TailEndsInMovCr3,
     /// The gate fits its page.
     GateSize,

@@ -70,10 +70,13 @@ impl Walk<'_> {
         self.last = Some(address);
         self.count = self.count.saturating_add(1);
         let word = Span::new(address, 8);
-        let holds = |segment: &&Segment| Span::new(segment.address, segment.file_bytes).covers(&word);
+        let holds =
+            |segment: &&Segment| Span::new(segment.address, segment.file_bytes).covers(&word);
         let segment = self.manifest.segments.iter().flatten().find(holds);
         let segment = match segment.map(|segment| (segment, segment.access)) {
-            Some((segment, SegmentAccess::ReadWrite | SegmentAccess::ReadAfterRelocation)) => segment,
+            Some((segment, SegmentAccess::ReadWrite | SegmentAccess::ReadAfterRelocation)) => {
+                segment
+            }
             Some(_) => return Err(format!("relocation of +{address:#x}, which nobody may change")),
             None => return Err(format!("relocation of +{address:#x}, which is no data")),
         };
@@ -100,7 +103,8 @@ impl Walk<'_> {
     /// The service's end, in whole pages.
     fn end(&self) -> u64 {
         let ends = self.manifest.segments.iter().flatten();
-        let end = ends.filter_map(|segment| segment.address.checked_add(segment.memory_bytes)).max();
+        let end =
+            ends.filter_map(|segment| segment.address.checked_add(segment.memory_bytes)).max();
         end.and_then(page_up).unwrap_or(PAGE_BYTES)
     }
 }

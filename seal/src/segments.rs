@@ -92,7 +92,7 @@ fn check_note(file: &File<'_>, note: &Segment, complaints: &mut Complaints) {
     let load = file.loads().find(|load| load.loaded().covers(&note.in_memory()));
     let is_there = load.is_some_and(|load| {
         let within = note.address.checked_sub(load.address);
-        !load.rights.write && within.and_then(|at| load.offset.checked_add(at)) == Some(note.offset)
+        within.and_then(|at| load.offset.checked_add(at)) == Some(note.offset)
     });
     complaints.unless(is_there, || format!("note {:#x} is not in a loaded segment", note.address));
 }

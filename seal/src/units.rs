@@ -45,7 +45,9 @@ pub(crate) fn date(unix_s: u64) -> String {
     if unix_s > 253_402_300_799 {
         return format!("{unix_s} s after 1970");
     }
-    let rest = |unit: u64, of: u64| unix_s.checked_div(unit).map_or(0, |count| count % of);
+    let rest = |unit: u64, of: u64| {
+        unix_s.checked_div(unit).and_then(|count| count.checked_rem(of)).unwrap_or(0)
+    };
     let (mut year, mut days) = (1970_u64, unix_s.checked_div(DAY).unwrap_or(0));
     loop {
         let length = if is_leap(year) { 366 } else { 365 };

@@ -39,11 +39,46 @@ pub fn root() -> PathBuf {
     xtask.parent().unwrap_or(xtask).to_path_buf()
 }
 
-/// Where the guest is built: beside the host's artefacts, never among them.
-fn target_dir() -> PathBuf {
+/// Where cargo keeps everything that is built. A relative folder counts from the checkout, because
+/// cargo is started there.
+pub fn target_dir() -> PathBuf {
     let host = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    // A relative target folder counts from the checkout, because cargo is started there.
-    root().join(host).join("guest")
+    root().join(host)
+}
+
+/// A checkout, and where its guest is built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// The top folder of the sources.
+    pub root: PathBuf,
+    /// Where the guest is built: beside the host's artefacts, never among them.
+    pub target: PathBuf,
+}
+
+impl Tree {
+    /// This checkout.
+    pub fn ours() -> Self {
+        Self { root: root(), target: target_dir().join("guest") }
+    }
+
+    /// Where the guest programs are once they are built.
+    pub fn guest(&self) -> Guest {
+        let folder = self.target.join(TARGET).join("release");
+        Guest {
+            boot: folder.join("boot"),
+            edge_proxy: folder.join("edge-proxy"),
+            probe: folder.join("probe"),
+        }
+    }
+
+    /// The cargo command that builds boot alone, as [`guest`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the compiler's sources cannot be installed.
+    pub fn build_boot(&self) -> Result<Command, Error> {
+        cargo_for_guest(self, "build", PACKAGES[0])
+    }
 }
 
 /// Builds the guest programs, or finds that they are up to date.
@@ -53,15 +88,11 @@ fn target_dir() -> PathBuf {
 /// [`Error`] if the compiler's sources cannot be installed, or if the build fails; cargo has
 /// printed why.
 pub fn guest() -> Result<Guest, Error> {
+    let tree = Tree::ours();
     for packages in PACKAGES {
-        steps::run(&mut cargo_for_guest("build", packages)?)?;
+        steps::run(&mut cargo_for_guest(&tree, "build", packages)?)?;
     }
-    let folder = target_dir().join(TARGET).join("release");
-    Ok(Guest {
-        boot: folder.join("boot"),
-        edge_proxy: folder.join("edge-proxy"),
-        probe: folder.join("probe"),
-    })
+    Ok(tree.guest())
 }
 
 /// Lints the guest programs for the target that they run on.
@@ -71,44 +102,45 @@ pub fn guest() -> Result<Guest, Error> {
 /// [`Error`] as for [`guest`], or if there is a lint; cargo has printed it.
 pub fn lint_guest() -> Result<(), Error> {
     for packages in PACKAGES {
-        let mut command = cargo_for_guest("clippy", packages)?;
+        let mut command = cargo_for_guest(&Tree::ours(), "clippy", packages)?;
         command.args(["--", "--deny", "warnings"]);
         steps::run(&mut command)?;
     }
     Ok(())
 }
 
-fn cargo_for_guest(verb: &str, packages: &[&str]) -> Result<Command, Error> {
+fn cargo_for_guest(tree: &Tree, verb: &str, packages: &[&str]) -> Result<Command, Error> {
     let sysroot = ensure_rust_src()?;
     let mut command = steps::cargo(verb);
     command
+        .current_dir(&tree.root)
         .args(["--release", "-Zjson-target-spec", "-Zbuild-std=core,alloc,compiler_builtins"])
         .arg("-Zbuild-std-features=compiler-builtins-mem")
         .arg("--target")
-        .arg(root().join("kernel").join(format!("{TARGET}.json")))
+        .arg(tree.root.join("kernel").join(format!("{TARGET}.json")))
         .arg("--target-dir")
-        .arg(target_dir())
+        .arg(&tree.target)
         .args(packages.iter().map(|package| format!("--package={package}")))
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CFLAGS_x86_64_bulla", c_flags())
-        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&sysroot));
+        .env("CFLAGS_x86_64_bulla", c_flags(tree))
+        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(tree, &sysroot));
     Ok(command)
 }
 
 /// What is at the left becomes the name at the right in everything the compilers write, so that an
 /// image does not depend on where its checkout lies. A later line wins over an earlier one.
-fn remappings(sysroot: &Path) -> Vec<(PathBuf, &'static str)> {
+fn remappings(tree: &Tree, sysroot: &Path) -> Vec<(PathBuf, &'static str)> {
     vec![
         (cargo_home(), "/cargo"),
         (sysroot.join("lib/rustlib/src/rust"), "/rust"),
-        (root(), "/bulla"),
-        (target_dir(), "/target"),
+        (tree.root.clone(), "/bulla"),
+        (tree.target.clone(), "/target"),
     ]
 }
 
-fn rust_flags(sysroot: &Path) -> OsString {
+fn rust_flags(tree: &Tree, sysroot: &Path) -> OsString {
     let mut flags = OsString::new();
-    for (from, to) in remappings(sysroot) {
+    for (from, to) in remappings(tree, sysroot) {
         if !flags.is_empty() {
             flags.push("\x1f");
         }
@@ -120,9 +152,9 @@ fn rust_flags(sysroot: &Path) -> OsString {
     flags
 }
 
-fn c_flags() -> OsString {
+fn c_flags(tree: &Tree) -> OsString {
     let mut flags = OsString::from(C_FLAGS);
-    for (from, to) in [(cargo_home(), "/cargo"), (target_dir(), "/target")] {
+    for (from, to) in [(cargo_home(), "/cargo"), (tree.target.clone(), "/target")] {
         flags.push(" -ffile-prefix-map=");
         flags.push(from);
         flags.push("=");
@@ -157,7 +189,7 @@ mod tests {
 
     #[test]
     fn every_folder_is_renamed_in_what_the_compiler_writes() {
-        let flags = rust_flags(Path::new("/sysroot")).into_string().unwrap();
+        let flags = rust_flags(&Tree::ours(), Path::new("/sysroot")).into_string().unwrap();
         let flags: Vec<&str> = flags.split('\x1f').collect();
         assert_eq!(flags.len(), 4);
         assert!(flags.iter().all(|flag| flag.starts_with("--remap-path-prefix=/")));

@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attack;
 pub mod build;
 pub mod demo;
+pub mod fuzz;
 pub mod image;
 pub mod install;
 pub mod run;
@@ -12,3 +14,4 @@ pub mod steps;
 pub mod symbolize;
 pub mod test;
 pub mod tidy;
+pub mod weakened;

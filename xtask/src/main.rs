@@ -12,7 +12,7 @@ use machine::process;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xtask::steps::{Error, while_doing};
-use xtask::{build, demo, image, install, run, symbolize, test, tidy};
+use xtask::{attack, build, demo, fuzz, image, install, run, symbolize, test, tidy};
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
@@ -23,6 +23,9 @@ usage: cargo xtask COMMAND
   image APP --config F --out D an image from an application and its configuration
   run APP --config F [--qemu-arg ARG ..]
                                boots an image in QEMU, its console on the terminal
+  attack [--json] [FILTER]     everything that is forbidden, tried by a program in the machine
+  fuzz [TARGET] [--seconds N] [--list]
+                               hostile inputs, made by libFuzzer; without a target, all in turn
   symbolize ..                 the functions and lines that a crash record names
   tidy [--write]               the rules that a compiler does not check
   install                      the programs that all of this needs
@@ -73,6 +76,7 @@ fn dispatch(mut arguments: ArgsOs) -> Result<(), Error> {
     let _program = arguments.next();
     let command = arguments.next().unwrap_or_default();
     match command.to_str().unwrap_or_default() {
+        "attack" => attack::run(&attack_options(arguments)?),
         "build" => {
             let guest = nothing_more(arguments).and_then(|()| build::guest())?;
             println!("{}\n{}", guest.boot.display(), guest.edge_proxy.display());
@@ -80,6 +84,7 @@ fn dispatch(mut arguments: ArgsOs) -> Result<(), Error> {
             Ok(())
         }
         "demo" => demo::run(flag(arguments, "keep")?),
+        "fuzz" => fuzz::run(&fuzz::options(arguments)?),
         "image" => image::command(arguments, build::guest),
         "install" => nothing_more(arguments).and_then(|()| install::tools()),
         "run" => run::command(arguments),
@@ -122,6 +127,20 @@ fn test_options(arguments: impl IntoIterator<Item = OsString>) -> Result<test::O
     while let Some(argument) = parser.next()? {
         match argument {
             Long("long") => options.is_long = true,
+            Value(filter) if options.filter.is_none() => options.filter = Some(filter.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(options)
+}
+
+fn attack_options(arguments: impl IntoIterator<Item = OsString>) -> Result<attack::Options, Error> {
+    use lexopt::prelude::{Long, Value, ValueExt};
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut options = attack::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("json") => options.is_json = true,
             Value(filter) if options.filter.is_none() => options.filter = Some(filter.string()?),
             other => return Err(other.unexpected().into()),
         }

@@ -1,11 +1,12 @@
 //! `cargo xtask test`: everything that must hold, in one command, on a laptop and in CI.
 
+use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::steps::{self, Error, while_doing};
-use crate::{build, install, tidy};
+use crate::{build, fuzz, install, tidy};
 
 /// Set for the tests when the long sizes are asked for.
 pub const LONG: &str = "BULLA_LONG";
@@ -34,6 +35,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
     report.tests("unit tests on the host", || {
         test(options, &["--exclude=machine", "--exclude=boot", "--exclude=probe", "--workspace"])
     })?;
+    report.tests("inputs of the fuzz targets", || test(options, &fuzz::replay()))?;
+    if options.is_long && options.filter.is_none() {
+        report.check("fuzz targets", || fuzz::run(&fuzz::Options::default()))?;
+    }
     let is_built = report.check("guest programs build", || build::guest().map(drop))?;
     if is_built {
         report.tests("tests in QEMU", || test(options, &["--package=machine"]))?;
@@ -52,6 +57,7 @@ fn checks(report: &mut Report) -> Result<(), Error> {
         steps::run(steps::cargo("clippy").args(["--all-targets", "--", "--deny", "warnings"]))
     })?;
     report.check("lints of the guest", build::lint_guest)?;
+    report.check("format and lints of the fuzz targets", fuzz::lint)?;
     report.check("documentation", || {
         let mut doc = steps::cargo("doc");
         steps::run(doc.args(["--no-deps", "--lib"]).env("RUSTDOCFLAGS", "--deny warnings"))
@@ -60,7 +66,7 @@ fn checks(report: &mut Report) -> Result<(), Error> {
 }
 
 /// Runs `cargo test` and counts. A test that fails is counted, not an error.
-fn test(options: &Options, arguments: &[&str]) -> Result<Counted, Error> {
+fn test(options: &Options, arguments: &[impl AsRef<OsStr>]) -> Result<Counted, Error> {
     // Machines that tests share live until their process ends, and cannot take their folders away.
     let folder = TempDir::with_prefix("bulla-tests-").map_err(while_doing("temporary folder"))?;
     let mut command = steps::cargo("test");

@@ -18,13 +18,14 @@ use crate::scan::{self, Family, Findings, opcode_offset};
 use crate::units::{bytes_of, spaced_hex, wide};
 use abi::{PAGE_BYTES, Span};
 use cut::Cut;
+use sha2::{Digest, Sha256};
 use sweep::Sweep;
 
 /// The section that holds the tail and the gate.
 pub(crate) const SECTION: &str = ".boot.gate";
 
 /// The largest blob that is looked at; what is larger is no gate.
-const MAX_BLOB_BYTES: usize = 64 << 10;
+const MAX_BLOB_BYTES: usize = 16 << 10;
 
 /// What the gate is made of.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Gate {
     pub tail_bytes: u64,
     /// Bytes of the gate, texts included.
     pub bytes: u64,
+    /// The SHA-256 of those bytes: zeros follow them to the end of the gate's page.
+    pub sha256: [u8; 32],
     /// Bytes of its code.
     pub code_bytes: u64,
     /// Instructions of its code, padding not counted.
@@ -134,13 +137,14 @@ fn facts(cut: &Cut<'_>, sweep: &Sweep, first: &Findings, second: &Findings) -> G
         text: disassemble(instruction),
         reason,
     };
-    let reasons = sweep.privileged(first, second).into_iter().filter_map(|at| {
-        Some(listed(sweep.instruction(at)?, policy::reason(sweep, at)?))
+    let reasons = sweep.privileged(first, second).into_iter().filter_map(|(number, _)| {
+        Some(listed(sweep.instruction(number)?, policy::reason(sweep, number)?))
     });
     let stores = sweep.stores().filter_map(|store| Some(listed(store, policy::store(store)?)));
     Gate {
         tail_bytes: wide(cut.tail.len()),
         bytes: wide(cut.gate.len()),
+        sha256: Sha256::digest(cut.gate).into(),
         code_bytes: wide(sweep.code_bytes),
         instructions: wide(sweep.code().count()),
         padding_bytes: wide(sweep.padding().count()),
@@ -173,12 +177,7 @@ fn check_size(gate: &Gate) -> Property {
     complaints.about(Name::GateSize, facts)
 }
 
-fn check_instructions(
-    gate: &Gate,
-    sweep: &Sweep,
-    first: &Findings,
-    second: &Findings,
-) -> Property {
+fn check_instructions(gate: &Gate, sweep: &Sweep, first: &Findings, second: &Findings) -> Property {
     let mut complaints = Complaints::default();
     for found in &gate.forbidden {
         complaints.add(format_args!(
@@ -192,12 +191,11 @@ fn check_instructions(
     for fault in &sweep.faults {
         complaints.add(fault);
     }
-    for at in sweep.privileged(first, second) {
-        let Some(instruction) = sweep.instruction(at) else { continue };
-        let has_reason = policy::reason(sweep, at).is_some();
+    for (number, family) in sweep.privileged(first, second) {
+        let Some(instruction) = sweep.instruction(number) else { continue };
         // What must never be there was named above already.
-        let is_named = gate.forbidden.iter().any(|found| instruction_has(instruction, found));
-        complaints.unless(has_reason || is_named, || {
+        let is_named = family.is_forbidden() && !policy::is_own_iretq(instruction);
+        complaints.unless(is_named || policy::reason(sweep, number).is_some(), || {
             format!("no reason for `{}` at +{:#05x}", disassemble(instruction), instruction.ip())
         });
     }
@@ -215,10 +213,6 @@ fn check_instructions(
         gate.unintended.len()
     );
     complaints.about(Name::GateInstructions, facts)
-}
-
-fn instruction_has(instruction: &Instruction, found: &Decoding) -> bool {
-    Span::new(instruction.ip(), wide(instruction.len())).contains(found.offset)
 }
 
 fn check_agreement(gate: &Gate, first: &Findings, second: &Findings) -> Property {
@@ -244,7 +238,10 @@ fn check_agreement(gate: &Gate, first: &Findings, second: &Findings) -> Property
 fn decoding(gate: &[u8], offset: usize, family: Family) -> Decoding {
     // A prefix may be what makes it the instruction it is.
     let start = (offset.saturating_sub(14)..offset)
-        .find(|start| gate.get(*start..).is_some_and(|rest| opcode_offset(rest) == offset.saturating_sub(*start)))
+        .find(|start| {
+            gate.get(*start..)
+                .is_some_and(|rest| opcode_offset(rest) == offset.saturating_sub(*start))
+        })
         .unwrap_or(offset);
     let mut padded = gate.get(start..).unwrap_or_default().to_vec();
     padded.truncate(15);

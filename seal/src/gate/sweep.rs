@@ -5,7 +5,7 @@ use std::fmt;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 
-use crate::scan::{Findings, opcode_offset};
+use crate::scan::{Family, Findings, opcode_offset};
 use crate::units::{bytes_of, index, wide};
 use abi::Span;
 
@@ -46,6 +46,10 @@ impl fmt::Display for Fault {
 /// The gate's instructions, in order.
 pub(super) struct Sweep {
     instructions: Vec<Instruction>,
+    /// Where each instruction's opcode begins, behind its prefixes.
+    opcodes: Vec<u64>,
+    /// Which instructions are padding.
+    is_padding: Vec<bool>,
     /// Where the code ends and the texts begin.
     pub(super) code_bytes: usize,
     pub(super) faults: Vec<Fault>,
@@ -58,21 +62,31 @@ impl Sweep {
     /// the code. A gate that refers to none is code to its end.
     pub(super) fn of(gate: &[u8]) -> Self {
         let mut decoder = Decoder::with_ip(64, gate, 0, DecoderOptions::NONE);
-        let mut sweep = Self { instructions: Vec::new(), code_bytes: gate.len(), faults: Vec::new() };
+        let mut sweep = Self {
+            instructions: Vec::new(),
+            opcodes: Vec::new(),
+            is_padding: Vec::new(),
+            code_bytes: gate.len(),
+            faults: Vec::new(),
+        };
         while decoder.position() < sweep.code_bytes {
-            let at = wide(decoder.position());
+            let start = decoder.position();
+            let at = wide(start);
             let instruction = decoder.decode();
             if instruction.is_invalid() || decoder.position() > sweep.code_bytes {
                 sweep.faults.push(Fault::Decode { at });
                 break;
             }
+            let prefixes = gate.get(start..).map_or(0, opcode_offset);
             sweep.instructions.push(instruction);
+            sweep.opcodes.push(at.saturating_add(wide(prefixes)));
             if instruction.is_ip_rel_memory_operand() {
                 sweep.meet_text(at, instruction.ip_rel_memory_address(), decoder.position());
             }
         }
         sweep.check_texts(gate);
         sweep.check_flow();
+        sweep.find_padding();
         sweep
     }
 
@@ -122,8 +136,14 @@ impl Sweep {
         self.instructions.get(at)
     }
 
-    pub(super) fn instructions(&self) -> &[Instruction] {
-        &self.instructions
+    /// The instructions from one number up to, not including, another.
+    pub(super) fn between(&self, from: usize, to: usize) -> &[Instruction] {
+        self.instructions.get(from..to).unwrap_or_default()
+    }
+
+    /// The number of the instruction that begins at an offset.
+    pub(super) fn number_at(&self, offset: u64) -> Option<usize> {
+        self.instructions.binary_search_by_key(&offset, Instruction::ip).ok()
     }
 
     /// The instruction whose opcode begins at an offset of the gate.
@@ -132,52 +152,44 @@ impl Sweep {
     }
 
     fn number_with_opcode_at(&self, offset: usize) -> Option<usize> {
-        let offset = wide(offset);
-        let after = self.instructions.partition_point(|instruction| instruction.ip() <= offset);
-        let number = after.checked_sub(1)?;
-        let instruction = self.instructions.get(number)?;
-        (opcode_at(instruction) == Some(offset)).then_some(number)
+        self.opcodes.binary_search(&wide(offset)).ok()
     }
 
-    /// The numbers of the instructions that either scanner calls privileged; padding not counted.
-    pub(super) fn privileged(&self, first: &Findings, second: &Findings) -> Vec<usize> {
+    /// The numbers of the instructions that either scanner calls privileged, and as what; padding
+    /// not counted.
+    pub(super) fn privileged(&self, first: &Findings, second: &Findings) -> Vec<(usize, Family)> {
         let found = super::union(first, second);
-        let numbers = found.filter_map(|(offset, _)| self.number_with_opcode_at(offset));
-        numbers.filter(|number| !self.is_padding(*number)).collect()
+        let numbers =
+            found.filter_map(|(at, family)| Some((self.number_with_opcode_at(at)?, family)));
+        numbers.filter(|(number, _)| !self.pads(*number)).collect()
     }
 
-    /// Whether an instruction is an `int3` that no path reaches: it follows the end of one, or
-    /// other padding.
-    fn is_padding(&self, number: usize) -> bool {
-        let is_int3 = |number| {
-            self.instruction(number).is_some_and(|it| it.mnemonic() == Mnemonic::Int3)
-        };
-        let mut before = number;
-        if !is_int3(number) {
-            return false;
+    /// An `int3` that no path reaches is padding: it follows the end of a path, or other padding.
+    fn find_padding(&mut self) {
+        let targets: BTreeSet<u64> = self.branches().map(Instruction::near_branch_target).collect();
+        let mut is_reached = true;
+        for instruction in &self.instructions {
+            is_reached = is_reached || targets.contains(&instruction.ip());
+            let is_int3 = instruction.mnemonic() == Mnemonic::Int3;
+            self.is_padding.push(is_int3 && !is_reached);
+            // Code behind padding is reached through the IDT.
+            is_reached = !ends_path(instruction) && (is_reached || !is_int3);
         }
-        while let Some(previous) = before.checked_sub(1) {
-            if !is_int3(previous) {
-                let is_reached = self.branches().any(|branch| {
-                    let to = branch.near_branch_target();
-                    self.instruction(number).is_some_and(|it| it.ip() == to)
-                });
-                return !is_reached && self.instruction(previous).is_some_and(ends_path);
-            }
-            before = previous;
-        }
-        false
+    }
+
+    fn pads(&self, number: usize) -> bool {
+        self.is_padding.get(number).copied().unwrap_or(false)
     }
 
     pub(super) fn padding(&self) -> impl Iterator<Item = &Instruction> {
         let numbered = self.instructions.iter().enumerate();
-        numbered.filter(|(number, _)| self.is_padding(*number)).map(|(_, it)| it)
+        numbered.filter(|(number, _)| self.pads(*number)).map(|(_, it)| it)
     }
 
     /// The instructions but for padding.
     pub(super) fn code(&self) -> impl Iterator<Item = &Instruction> {
         let numbered = self.instructions.iter().enumerate();
-        numbered.filter(|(number, _)| !self.is_padding(*number)).map(|(_, it)| it)
+        numbered.filter(|(number, _)| !self.pads(*number)).map(|(_, it)| it)
     }
 
     pub(super) fn branches(&self) -> impl Iterator<Item = &Instruction> {
@@ -219,12 +231,6 @@ pub(super) fn is_near_branch(instruction: &Instruction) -> bool {
 /// Whether the CPU never goes on to the next instruction.
 fn ends_path(instruction: &Instruction) -> bool {
     matches!(instruction.mnemonic(), Mnemonic::Jmp | Mnemonic::Ret | Mnemonic::Iretq)
-}
-
-/// Where an instruction's opcode begins. The decoder does not say, but it knows the prefixes.
-fn opcode_at(instruction: &Instruction) -> Option<u64> {
-    let _ = opcode_offset;
-    Some(instruction.ip())
 }
 
 /// Whether the first operand is memory that the instruction changes, or it is a string instruction

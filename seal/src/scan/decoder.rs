@@ -42,7 +42,8 @@ pub(crate) fn opcode_offset(instruction: &[u8]) -> usize {
     instruction.iter().take_while(|byte| is_prefix(byte)).count()
 }
 
-fn family(instruction: &Instruction) -> Option<Family> {
+/// The family that an instruction belongs to.
+pub(crate) fn family(instruction: &Instruction) -> Option<Family> {
     let by_code = match instruction.code() {
         Code::Mov_cr_r32 | Code::Mov_cr_r64 => Some(Family::MovToControl),
         Code::Mov_r32_cr | Code::Mov_r64_cr => Some(Family::MovFromControl),

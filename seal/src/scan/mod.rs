@@ -12,7 +12,7 @@ mod decoder;
 mod patterns;
 
 pub use decoder::decoder;
-pub(crate) use decoder::opcode_offset;
+pub(crate) use decoder::{family, opcode_offset};
 pub use patterns::patterns;
 
 /// What a scanner found where: for each offset, the family of the opcode that begins there.

@@ -135,7 +135,7 @@ impl Site<'_> {
     }
 
     /// VEX map 7 (the MSR forms with an immediate, `urdmsr`, `uwrmsr`); EVEX map 7 and the promoted
-    /// `invept`, `invvpid`, `invpcid`, `wrss`, `wruss` of EVEX map 4; REX2 before a two-byte opcode.
+    /// `invept`, `invvpid`, `invpcid`, `wrss`, `wruss` of EVEX map 4; REX2 and a two-byte opcode.
     fn newer_form(&self) -> Option<Family> {
         let (first, second, opcode) = (self.byte(1), self.byte(2), self.byte(4));
         let is_newer = match self.byte(0) {

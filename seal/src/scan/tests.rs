@@ -1,3 +1,5 @@
+#![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails, as it should")]
+
 use super::*;
 
 /// A generator of bytes that look random and are the same in every run (xorshift64*).

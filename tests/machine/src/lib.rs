@@ -10,6 +10,7 @@ pub mod body;
 pub mod console;
 mod counter;
 mod error;
+pub mod outside;
 pub mod process;
 pub mod qemu;
 pub mod site;

@@ -202,6 +202,8 @@ gate_stop:
     jmp end
 
 // ---- crash: vector, error code, rip, cs, rflags, rsp, ss lie on the stack.
+// Aligned so that no jump to it has a byte in its distance that would decode to a far return.
+.p2align 4, 0xcc
 crash:
     cld                             // flags are the service's
     lea rsi, [rip + text_crash]

@@ -2,8 +2,11 @@
 //!
 //! Each test's name is a claim. `cargo xtask test` runs them all; sizes grow with `--long`.
 
+mod attack;
+mod audit;
 mod clone;
 mod figures;
+mod outside;
 mod platform;
 mod refuse;
 mod seal;
@@ -11,3 +14,4 @@ mod serve;
 mod sizes;
 mod stop;
 mod support;
+mod weakened;

@@ -55,7 +55,7 @@ acts! {
     fn cr4_cannot_be_loaded = "mov_cr4": "0d" [0];
     fn model_specific_registers_cannot_be_written = "wrmsr": "0d" [0];
     fn the_interrupt_table_cannot_be_moved = "lidt": "0d" [0];
-    fn no_port_can_be_written = "out": "0d" [0];
+    fn no_port_can_be_written = "out 0xcf8": "0d" [0];
     fn interrupts_cannot_be_switched = "cli": "0d" [0];
     fn receive_descriptors_cannot_be_written = "write_descriptor_table": "0e" [7];
     fn transmit_descriptors_cannot_be_written = "write_transmit_descriptor": "0e" [7];
@@ -63,7 +63,7 @@ acts! {
     fn device_configuration_cannot_be_touched = "touch_device_configuration": "0e" [4, 6];
     fn the_interrupt_controller_cannot_be_touched = "touch_lapic": "0e" [5, 7];
     fn a_stack_that_overflows_hits_its_guard_page = "stack_overflow": "0e" [6];
-    fn the_heap_has_a_guard_page = "heap_guard": "0e" [6];
+    fn the_heap_has_a_guard_page = "heap_guard_below": "0e" [6];
     fn null_cannot_be_read = "null_read": "0e" [4];
     fn null_cannot_be_called = "null_call": "0e" [0x14];
 }

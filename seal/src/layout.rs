@@ -1,0 +1,265 @@
+//! The address space that boot will build from this image, worked out on our own.
+//!
+//! Boot chooses the service's base at random and everything else relative to it, so all but the
+//! base and the frames can be told from the file: [`predict`] tells it, from the manifest and the
+//! configuration's header alone. [`digest`] makes one number of it.
+
+use abi::configuration::Header;
+use abi::image::{Manifest, SegmentAccess};
+use abi::memory::{large_page_tables, small_page_tables};
+use abi::{PAGE_BYTES, Span, page_up, ring};
+use seal_core::{Access, Cache, Draft, Kind, Layout, Region, Ring, Violation};
+use sha2::{Digest, Sha256};
+
+use crate::manifest::zeroed_bytes;
+
+/// The lowest base that boot may choose: 16 TiB.
+const LOWEST_BASE: u64 = 16 << 40;
+
+/// How many bases there are, a page apart: 28 bits.
+const BASES: u64 = 1 << 28;
+
+/// Where ring 0 lies, at addresses that gate.s has in its instructions.
+const GATE_REGION: u64 = 0xffff_ffff_ffc0_0000;
+
+/// The gate's constants.
+pub(crate) const GATE_DATA: Span = Span::new(GATE_REGION + 0x4000, PAGE_BYTES);
+
+/// The stack of the gate's calls.
+pub(crate) const GATE_STACK: Span = Span::new(GATE_REGION + 0x8000, PAGE_BYTES);
+
+/// The local APIC's registers.
+pub(crate) const LOCAL_APIC: u64 = GATE_REGION + 0x1_0000;
+
+/// The gate's text.
+pub(crate) const GATE_TEXT: u64 = GATE_REGION + 0x2000;
+
+/// The regions of ring 0 of one page each.
+const GATE_PAGES: [(Kind, u64); 10] = [
+    (Kind::GateText, GATE_TEXT),
+    (Kind::Tss, GATE_REGION + 0x3000),
+    (Kind::GateData, GATE_DATA.start),
+    (Kind::Idt, GATE_REGION + 0x5000),
+    (Kind::Gdt, GATE_REGION + 0x6000),
+    (Kind::GateStack, GATE_STACK.start),
+    // The stacks of NMI, double fault and machine check.
+    (Kind::GateStack, GATE_REGION + 0xa000),
+    (Kind::GateStack, GATE_REGION + 0xc000),
+    (Kind::GateStack, GATE_REGION + 0xe000),
+    (Kind::LocalApic, LOCAL_APIC),
+];
+
+/// Where the page tables are mapped, for ring 0 to read.
+const PAGE_TABLES: u64 = GATE_REGION + 0x2_0000;
+
+/// Physical addresses for a draft: any that do not overlap will do.
+const PLACEHOLDER_FRAMES: u64 = 1 << 20;
+
+/// What the file does not say about the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Whether there is a NIC.
+    pub has_nic: bool,
+    /// Whether the platform has a VM generation id.
+    pub has_generation_id: bool,
+    /// Whether both queues' doorbells are on one page, as they are unless a device is told to give
+    /// each queue a page.
+    pub has_shared_doorbell: bool,
+    /// Whether there is memory enough to line the heap up with 2 MiB pages.
+    pub has_large_pages: bool,
+}
+
+impl Machine {
+    /// The machine that an image is made for: a NIC if it needs one, and nothing unusual.
+    pub const fn usual(header: &Header) -> Self {
+        Self {
+            has_nic: header.needs_nic,
+            has_generation_id: false,
+            has_shared_doorbell: true,
+            has_large_pages: true,
+        }
+    }
+
+    /// The usual machine, then one for each thing that may be different, with its name.
+    pub fn variants(header: &Header) -> Vec<(&'static str, Self)> {
+        let usual = Self::usual(header);
+        let mut variants = vec![
+            ("usual", usual),
+            ("with a VM generation id", Self { has_generation_id: true, ..usual }),
+            ("heap in 4 KiB pages", Self { has_large_pages: false, ..usual }),
+        ];
+        if usual.has_nic {
+            let each = Self { has_shared_doorbell: false, ..usual };
+            variants.push(("a doorbell page for each queue", each));
+        }
+        variants
+    }
+}
+
+/// Where a region is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At an offset from the service's base.
+    Service(u64),
+    /// At an address.
+    Gate(u64),
+}
+
+/// A region of the sealed address space, but for its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// What it is for, and hence what may be done with it.
+    pub kind: Kind,
+    /// Where it is.
+    pub place: Place,
+    /// Its size in bytes.
+    pub length: u64,
+}
+
+/// The regions, ascending by address; nothing if the numbers are beyond any address.
+pub fn predict(manifest: &Manifest, header: &Header, machine: &Machine) -> Option<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut end: u64 = 0;
+    for segment in manifest.segments.iter().flatten() {
+        let kind = match segment.access {
+            SegmentAccess::Execute => Kind::ServiceText,
+            SegmentAccess::Read => Kind::ServiceRodata,
+            SegmentAccess::ReadAfterRelocation => Kind::ServiceRelro,
+            SegmentAccess::ReadWrite => Kind::ServiceData,
+        };
+        let in_file = page_up(segment.file_bytes)?;
+        let zeroed = zeroed_bytes(segment);
+        let middle = segment.address.checked_add(in_file)?;
+        let parts = [(kind, segment.address, in_file), (Kind::ServiceBss, middle, zeroed)];
+        for (kind, offset, length) in parts.into_iter().filter(|(_, _, length)| *length > 0) {
+            rows.push(Row { kind, place: Place::Service(offset), length });
+        }
+        end = middle.checked_add(zeroed)?;
+    }
+    // Then everything else, upwards, with an unmapped page before each.
+    for (kind, bytes) in behind_the_service(manifest, header, machine) {
+        let start = end.checked_add(PAGE_BYTES)?;
+        let length = page_up(bytes)?;
+        end = start.checked_add(length)?;
+        if let Some(kind) = kind {
+            rows.push(Row { kind, place: Place::Service(start), length });
+        }
+    }
+    let gate = GATE_PAGES.into_iter().map(|(kind, address)| (kind, address, PAGE_BYTES));
+    let tables = if machine.has_large_pages { large_page_tables } else { small_page_tables };
+    let table_bytes = tables(header.heap_bytes).checked_mul(PAGE_BYTES)?;
+    for (kind, address, length) in gate.chain([(Kind::PageTables, PAGE_TABLES, table_bytes)]) {
+        rows.push(Row { kind, place: Place::Gate(address), length });
+    }
+    Some(rows)
+}
+
+/// What lies behind the service's own segments, in order. Addresses without a kind are passed over.
+fn behind_the_service(
+    manifest: &Manifest,
+    header: &Header,
+    machine: &Machine,
+) -> Vec<(Option<Kind>, u64)> {
+    let mut parts = vec![(Some(Kind::Configuration), manifest.configuration.length)];
+    if machine.has_nic {
+        let queue = |descriptors, buffers, doorbell| {
+            [
+                (Some(Kind::DescriptorTable), ring::table_bytes(descriptors)),
+                (Some(Kind::AvailableRing), ring::available_bytes(descriptors)),
+                (Some(Kind::UsedRing), ring::used_bytes(descriptors)),
+                (Some(Kind::PacketBuffers), buffers),
+                (doorbell, PAGE_BYTES),
+            ]
+        };
+        let second = (!machine.has_shared_doorbell).then_some(Kind::Doorbell);
+        let receive = Some(Kind::Doorbell);
+        parts.extend(queue(ring::RECEIVE_DESCRIPTORS, ring::RECEIVE_BUFFER_BYTES, receive));
+        parts.extend(queue(ring::TRANSMIT_DESCRIPTORS, ring::TRANSMIT_BUFFER_BYTES, second));
+    }
+    if machine.has_generation_id {
+        parts.push((Some(Kind::GenerationId), PAGE_BYTES));
+    }
+    parts.push((Some(Kind::Stack), header.stack_bytes));
+    parts.push((Some(Kind::Heap), header.heap_bytes));
+    parts
+}
+
+/// Checks the regions by the rules of seal-core, at the lowest and at the highest base: rights by
+/// kind, guards, halves of the address space, no address twice.
+///
+/// # Errors
+///
+/// [`Violation`] with the first rule that is broken.
+pub fn check(rows: &[Row]) -> Result<Layout, Violation> {
+    let highest = BASES.saturating_sub(1).saturating_mul(PAGE_BYTES).saturating_add(LOWEST_BASE);
+    at_base(rows, highest)?;
+    at_base(rows, LOWEST_BASE)
+}
+
+fn at_base(rows: &[Row], base: u64) -> Result<Layout, Violation> {
+    let mut draft = Draft::new(52);
+    let mut phys = PLACEHOLDER_FRAMES;
+    for row in rows {
+        let virt = match row.place {
+            Place::Service(offset) => base.saturating_add(offset),
+            Place::Gate(address) => address,
+        };
+        draft.push(Region { kind: row.kind, virt, phys, length: row.length })?;
+        phys = phys.saturating_add(row.length);
+    }
+    draft.finish()
+}
+
+/// The regions as text, one a line, in the order of their addresses:
+///
+/// ```text
+/// bulla layout 1
+/// KIND|ADDRESS|LENGTH|RIGHTS
+/// ```
+///
+/// `KIND` is the kind in words; `ADDRESS` is `+0x..` from the service's base or `0x..` for ring 0;
+/// `LENGTH` is in bytes, `0x..`; `RIGHTS` is the ring, the access and the caching, such as
+/// `ring 3 r-x write-back`. Every line ends in a line feed, numbers are lower-case hexadecimal
+/// without leading zeros.
+pub fn canonical(rows: &[Row]) -> String {
+    let mut text = "bulla layout 1\n".to_owned();
+    for row in rows {
+        let Row { kind, place, length } = row;
+        let address = match place {
+            Place::Service(offset) => format!("+{offset:#x}"),
+            Place::Gate(address) => format!("{address:#x}"),
+        };
+        text.push_str(&format!("{kind}|{address}|{length:#x}|{}\n", rights(*kind)));
+    }
+    text
+}
+
+/// The ring, the access and the caching of a kind of region.
+pub fn rights(kind: Kind) -> String {
+    let (access, ring, cache) = kind.promise();
+    let cache = match cache {
+        Cache::WriteBack => "write-back",
+        Cache::Uncached => "uncached",
+    };
+    format!("ring {} {} {cache}", ring_number(ring), access_letters(access))
+}
+
+pub(crate) const fn ring_number(ring: Ring) -> u8 {
+    match ring {
+        Ring::Gate => 0,
+        Ring::Service => 3,
+    }
+}
+
+pub(crate) const fn access_letters(access: Access) -> &'static str {
+    match access {
+        Access::Execute => "r-x",
+        Access::Read => "r--",
+        Access::ReadWrite => "rw-",
+    }
+}
+
+/// The SHA-256 of the [`canonical`] text.
+pub fn digest(rows: &[Row]) -> [u8; 32] {
+    Sha256::digest(canonical(rows)).into()
+}

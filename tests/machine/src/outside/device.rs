@@ -1,0 +1,150 @@
+//! What the network card was told, in QEMU's own words, against what memory says.
+
+use abi::ring::{self, Descriptor};
+
+use super::{Finding, Memory, PAGE, Walk};
+use crate::{Error, Machine};
+
+/// Where a card's queue is, as QEMU remembers it. All addresses are physical.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Its number.
+    pub number: u64,
+    /// How many descriptors.
+    pub descriptors: u64,
+    /// The descriptor table.
+    pub table: u64,
+    /// The available ring.
+    pub available: u64,
+    /// The used ring.
+    pub used: u64,
+}
+
+/// The queues of the first virtio card, the control queue left out, or none without a card.
+///
+/// # Errors
+///
+/// [`Error`] if the monitor does not say what it should.
+pub fn queues(machine: &Machine) -> Result<Vec<Queue>, Error> {
+    let devices = machine.monitor("info virtio")?;
+    let card = devices.lines().find_map(|line| line.strip_suffix(" [virtio-net]"));
+    let Some(card) = card else { return Ok(Vec::new()) };
+    (0..2)
+        .map(|number| {
+            queue(&machine.monitor(&format!("info virtio-queue-status {card} {number}"))?)
+        })
+        .collect()
+}
+
+fn queue(text: &str) -> Result<Queue, Error> {
+    let field = |name: &str| {
+        let mut lines = text.lines().filter_map(|line| line.trim().split_once(':'));
+        let (_, value) = lines.find(|(seen, _)| *seen == name)?;
+        let digits = value.split_whitespace().next()?;
+        match digits.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).ok(),
+            None => digits.parse().ok(),
+        }
+    };
+    let read = || {
+        Some(Queue {
+            number: field("queue_index")?,
+            descriptors: field("num")?,
+            table: field("desc")?,
+            available: field("avail")?,
+            used: field("used")?,
+        })
+    };
+    read().ok_or_else(|| Error::Monitor(text.to_owned()))
+}
+
+/// Everything about rings and descriptors that is not as promised.
+pub(super) fn findings(memory: &Memory, walk: &Walk, queues: &[Queue]) -> Vec<Finding> {
+    queues.iter().flat_map(|queue| of_queue(memory, walk, queue)).collect()
+}
+
+fn of_queue(memory: &Memory, walk: &Walk, queue: &Queue) -> Vec<Finding> {
+    let geometry: fn(u16) -> Option<Descriptor> =
+        if queue.number == 0 { ring::receive_descriptor } else { ring::transmit_descriptor };
+    let descriptors = u16::try_from(queue.descriptors).unwrap_or(u16::MAX);
+    let places = [
+        (queue.table, ring::table_bytes(descriptors), "ring 3 r-- write-back"),
+        (queue.available, ring::available_bytes(descriptors), "ring 3 rw- write-back"),
+        (queue.used, ring::used_bytes(descriptors), "ring 3 r-- write-back"),
+    ];
+    let mut findings = Vec::new();
+    for (start, bytes, rights) in places {
+        if !is_mapped(walk, start, bytes, rights) {
+            findings.push(Finding::Frame { phys: start, what: "a ring has another right" });
+        }
+    }
+    findings.extend(of_descriptors(memory, walk, queue, descriptors, geometry));
+    findings
+}
+
+/// Whether all of it is mapped with these rights, in pages that hold nothing else.
+pub(super) fn is_mapped(walk: &Walk, start: u64, bytes: u64, rights: &str) -> bool {
+    let end = (start + bytes).next_multiple_of(PAGE);
+    let frames = (start..end).step_by(PAGE as usize);
+    start.is_multiple_of(PAGE)
+        && frames.into_iter().all(|frame| {
+            let mut leaves = walk.mapping(frame, frame + PAGE);
+            leaves.next().is_some_and(|leaf| leaf.rights() == rights) && leaves.next().is_none()
+        })
+}
+
+/// Virtio 1.2 section 2.7.5: address, length, flags, next.
+fn of_descriptors(
+    memory: &Memory,
+    walk: &Walk,
+    queue: &Queue,
+    descriptors: u16,
+    geometry: fn(u16) -> Option<Descriptor>,
+) -> Vec<Finding> {
+    let table = if queue.number == 0 { "receive descriptor" } else { "transmit descriptor" };
+    let buffers = memory.number::<8>(queue.table);
+    let mut findings = Vec::new();
+    for index in 0..descriptors {
+        let place = queue.table + 16 * u64::from(index);
+        let found = [
+            memory.number::<8>(place),
+            memory.number::<4>(place + 8),
+            memory.number::<2>(place + 12),
+            memory.number::<2>(place + 14),
+        ];
+        let promised = geometry(index).zip(buffers).map(|(descriptor, buffers)| {
+            let Descriptor { offset, length, flags } = descriptor;
+            [buffers + offset, length.into(), flags.into(), 0].map(Some)
+        });
+        if promised != Some(found) {
+            let what = "it says something else";
+            findings.push(Finding::Slot { table, index: index.into(), what });
+        }
+    }
+    let bytes =
+        if queue.number == 0 { ring::RECEIVE_BUFFER_BYTES } else { ring::TRANSMIT_BUFFER_BYTES };
+    let is_apart =
+        buffers.is_some_and(|start| is_mapped(walk, start, bytes, "ring 3 rw- write-back"));
+    if !is_apart {
+        findings.push(Finding::Missing("packet buffers that are only that"));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_qemu_says() {
+        let text = "/machine/peripheral-anon/device[0]/virtio-backend:\n\
+            \x20 device_name:          virtio-net\n  queue_index:          1\n  inuse:                0\n\
+            \x20 VRing:\n    num:          256\n    num_default:  256\n    align:        4096\n\
+            \x20   desc:         0x00000000002a1000\n    avail:        0x00000000002a2000\n\
+            \x20   used:         0x00000000002a3000\n";
+        let (table, available, used) = (0x2a_1000, 0x2a_2000, 0x2a_3000);
+        let expected = Queue { number: 1, descriptors: 256, table, available, used };
+        assert_eq!(queue(text).unwrap(), expected);
+        assert!(queue("there is no such device").is_err());
+    }
+}

@@ -1,0 +1,208 @@
+//! The sealed address space, page by page: rights, aliases, and what is in it.
+
+use super::descriptors::{GATE_TEXT, REGION};
+use super::{Finding, Image, Leaf, PAGE, Snapshot, Walk};
+
+/// The lowest address that boot gives a service, and the first one above the highest: 28 random
+/// bits of pages, and the largest service.
+const SERVICE: std::ops::Range<u64> = (16 << 40)..(18 << 40);
+
+/// The first megabyte is firmware's, before and after: unmapped, not wiped. On a direct boot the
+/// first 8 KiB of the file lie there, where QEMU's loader reads its headers.
+const FIRMWARE: u64 = 1 << 20;
+
+/// The local APIC's registers, and where ring 0 has them.
+const APIC: u64 = 0xfee0_0000;
+const LOCAL_APIC: u64 = REGION + 0x1_0000;
+
+/// Where ring 0 sees the page tables, up to the end of its 2 MiB.
+const TABLES: std::ops::Range<u64> = (REGION + 0x2_0000)..(REGION + 0x20_0000);
+
+/// Every page of ring 0 but the tables: where it is and what may be done with it.
+const GATE: [(u64, &str); 10] = [
+    (GATE_TEXT, "ring 0 r-x write-back"),
+    (REGION + 0x3000, "ring 0 r-- write-back"),
+    (REGION + 0x4000, "ring 0 r-- write-back"),
+    (REGION + 0x5000, "ring 0 r-- write-back"),
+    (REGION + 0x6000, "ring 0 r-- write-back"),
+    (REGION + 0x8000, "ring 0 rw- write-back"),
+    (REGION + 0xa000, "ring 0 rw- write-back"),
+    (REGION + 0xc000, "ring 0 rw- write-back"),
+    (REGION + 0xe000, "ring 0 rw- write-back"),
+    (LOCAL_APIC, "ring 0 rw- uncached"),
+];
+
+/// The parts of the image that the service keeps, and their right.
+const KEPT: [(&str, &str); 5] = [
+    (".service.text", "ring 3 r-x write-back"),
+    (".service.rodata", "ring 3 r-- write-back"),
+    (".service.relro", "ring 3 r-- write-back"),
+    (".configuration", "ring 3 r-- write-back"),
+    (".service.data", "ring 3 rw- write-back"),
+];
+
+/// The parts among them whose bytes nobody changed, boot's relocations included.
+const UNCHANGED: [&str; 3] = [".service.text", ".service.rodata", ".configuration"];
+
+/// Everything about the pages that is not as promised.
+pub(super) fn findings(seen: &Snapshot, walk: &Walk, image: &Image) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for leaf in &walk.leaves {
+        findings.extend(fault(leaf, seen).map(|what| Finding::Page { virt: leaf.virt, what }));
+    }
+    findings.extend(aliases(walk));
+    findings.extend(gate(walk));
+    findings.extend(tables(seen, walk));
+    findings.extend(service(seen, walk, image));
+    findings.extend(gate_text(seen, walk, image));
+    findings.extend(boot(seen, walk, image));
+    findings
+}
+
+/// What is wrong with a page by itself.
+fn fault(leaf: &Leaf, seen: &Snapshot) -> Option<&'static str> {
+    let is_memory = leaf.phys + leaf.bytes <= seen.memory.length();
+    let rules = [
+        (leaf.is_writable && leaf.is_executable, "writable and executable"),
+        (leaf.is_user != SERVICE.contains(&leaf.virt), "in the other ring's half"),
+        (!leaf.is_user && leaf.virt < REGION, "of ring 0, but outside of its region"),
+        (is_memory && leaf.is_uncached, "memory that is not cached"),
+        (!is_memory && !leaf.is_uncached, "registers that are cached"),
+        (!is_memory && leaf.is_executable, "registers that can be executed"),
+        (leaf.phys < FIRMWARE, "the first megabyte, which is firmware's"),
+    ];
+    rules.into_iter().find(|(is_broken, _)| *is_broken).map(|(_, what)| what)
+}
+
+/// Frames that more than one page names.
+fn aliases(walk: &Walk) -> Vec<Finding> {
+    let mut frames: Vec<_> = walk.leaves.iter().map(|leaf| (leaf.phys, leaf.bytes)).collect();
+    frames.sort_unstable();
+    let overlaps = frames.windows(2).filter(|pair| pair[0].0 + pair[0].1 > pair[1].0);
+    overlaps.map(|pair| Finding::Frame { phys: pair[1].0, what: "mapped twice" }).collect()
+}
+
+/// Ring 0 has its pages and nothing else.
+fn gate(walk: &Walk) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (virt, rights) in GATE {
+        let leaf = walk.at(virt);
+        if leaf.is_none_or(|leaf| leaf.bytes != PAGE || leaf.rights() != rights) {
+            findings.push(Finding::Page { virt, what: "ring 0 has another right" });
+        }
+        let is_device = virt == LOCAL_APIC;
+        if is_device && leaf.is_none_or(|leaf| leaf.phys != APIC) {
+            findings.push(Finding::Page { virt, what: "not the local APIC" });
+        }
+    }
+    for leaf in walk.leaves.iter().filter(|leaf| !leaf.is_user) {
+        let is_listed = GATE.iter().any(|(virt, _)| *virt == leaf.virt);
+        if !is_listed && !TABLES.contains(&leaf.virt) {
+            findings.push(Finding::Page { virt: leaf.virt, what: "ring 0 needs no such page" });
+        }
+    }
+    findings
+}
+
+/// The tables in force are mapped once, read-only, for ring 0; and what else is mapped with them
+/// is empty.
+fn tables(seen: &Snapshot, walk: &Walk) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for &table in &walk.tables {
+        let mut pages = walk.mapping(table, table + PAGE);
+        let page = pages.next();
+        let is_right = page.is_some_and(|page| {
+            page.rights() == "ring 0 r-- write-back" && TABLES.contains(&page.virt)
+        });
+        if !is_right || pages.next().is_some() {
+            findings.push(Finding::Frame { phys: table, what: "a page table has another right" });
+        }
+    }
+    for leaf in walk.leaves.iter().filter(|leaf| TABLES.contains(&leaf.virt)) {
+        if leaf.rights() != "ring 0 r-- write-back" {
+            findings.push(Finding::Page { virt: leaf.virt, what: "a table that can be written" });
+        }
+        let is_spare = !walk.tables.contains(&leaf.phys);
+        if is_spare && !is_zero(seen, leaf.phys, leaf.bytes) {
+            findings.push(Finding::Frame { phys: leaf.phys, what: "a table that hangs nowhere" });
+        }
+    }
+    findings
+}
+
+/// The service has its parts of the image where they were loaded, its rings, its one page of
+/// doorbells, and memory that it may write.
+fn service(seen: &Snapshot, walk: &Walk, image: &Image) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let parts = KEPT.iter().filter_map(|(name, rights)| Some((image.part(name)?, *rights)));
+    let parts: Vec<_> = parts.collect();
+    for (part, rights) in &parts {
+        if !super::device::is_mapped(walk, part.start, part.length, rights) {
+            findings.push(Finding::Frame { phys: part.start, what: "a part has another right" });
+        }
+        let is_fixed = UNCHANGED.contains(&part.name.as_str());
+        if is_fixed && seen.memory.bytes(part.start, part.length) != Some(&part.bytes) {
+            findings.push(Finding::Frame { phys: part.start, what: "a part has other bytes" });
+        }
+    }
+    let is_ring = |leaf: &Leaf| {
+        seen.queues.iter().any(|queue| leaf.phys == queue.table || leaf.phys == queue.used)
+    };
+    let mut doorbells = 0;
+    for leaf in walk.leaves.iter().filter(|leaf| leaf.is_user) {
+        let is_part = parts.iter().any(|(part, _)| leaf.overlaps(part.start, part.end()));
+        if !leaf.is_writable && !is_part && !is_ring(leaf) {
+            findings.push(Finding::Page { virt: leaf.virt, what: "nobody promised it" });
+        }
+        if leaf.is_uncached {
+            doorbells += 1;
+            if !leaf.is_writable || leaf.bytes != PAGE || leaf.phys == APIC {
+                findings.push(Finding::Page { virt: leaf.virt, what: "no doorbell" });
+            }
+        }
+    }
+    if doorbells != usize::from(!seen.queues.is_empty()) {
+        findings.push(Finding::Missing("exactly one page of doorbells"));
+    }
+    findings
+}
+
+/// The gate in memory is the gate in the file, in one place, and the rest of its page is zero.
+fn gate_text(seen: &Snapshot, walk: &Walk, image: &Image) -> Vec<Finding> {
+    let (Some(gate), Some(leaf)) = (image.gate(), walk.at(GATE_TEXT)) else {
+        return vec![Finding::Missing("the gate")];
+    };
+    let page = seen.memory.bytes(leaf.phys, PAGE).unwrap_or_default();
+    let mut promised = gate.to_vec();
+    promised.resize(PAGE as usize, 0);
+    if page != promised {
+        return vec![Finding::Frame { phys: leaf.phys, what: "the gate has other bytes" }];
+    }
+    Vec::new()
+}
+
+/// Nothing is left of boot: no page names its frames, and they are zero, as is the list of
+/// relocations behind the service.
+fn boot(seen: &Snapshot, walk: &Walk, image: &Image) -> Vec<Finding> {
+    let relocations = image.part(".service.relocations").map(|part| (part.start, part.end()));
+    let mut findings = Vec::new();
+    for (start, end) in [image.boot()].into_iter().chain(relocations) {
+        let length = end - start;
+        if !is_zero(seen, start, length) {
+            findings.push(Finding::Frame { phys: start, what: "boot is not wiped" });
+        }
+        for leaf in walk.mapping(start, end) {
+            findings.push(Finding::Page { virt: leaf.virt, what: "boot is mapped" });
+        }
+    }
+    for (what, trace) in image.traces() {
+        for phys in seen.memory.find(&trace).into_iter().filter(|&phys| phys >= FIRMWARE) {
+            findings.push(Finding::Frame { phys, what });
+        }
+    }
+    findings
+}
+
+fn is_zero(seen: &Snapshot, phys: u64, length: u64) -> bool {
+    seen.memory.bytes(phys, length).is_some_and(super::is_zero)
+}
