@@ -77,7 +77,7 @@ impl Workshop {
 
     fn apply(&self, patch: &Path) -> Result<(), Error> {
         let mut git = process::tied("git");
-        git.args(["apply", "--allow-empty"]).arg(patch).current_dir(&self.tree.root);
+        git.args(["apply", "--allow-empty", "-C1"]).arg(patch).current_dir(&self.tree.root);
         // Otherwise git finds the checkout around us and takes no file of ours for its own.
         git.env("GIT_CEILING_DIRECTORIES", build::target_dir().join("weakened"));
         let output = git.output().map_err(while_doing(patch.display()))?;

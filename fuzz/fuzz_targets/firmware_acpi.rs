@@ -1,0 +1,5 @@
+//! ACPI tables in physical memory of any contents.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::firmware_acpi(data));
