@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 use crate::build::{self, Guest};
 use crate::steps::{Error, while_doing};
-use crate::{install, samples};
+use crate::{install, samples, weakened};
 
 pub use acts::{Act, Setup, acts};
 pub use outcome::Outcome;
@@ -65,11 +65,11 @@ pub struct Row {
     pub is_ok: bool,
 }
 
-/// Tries everything and prints it.
+/// Tries everything and prints it; in full and for people, with the table of weakenings.
 ///
 /// # Errors
 ///
-/// [`Error::Tests`] if an act was not refused as it should be; [`Error`] if nothing could be tried.
+/// [`Error::Tests`] if an act was not refused as it should be, or if a weakening is not noticed; [`Error`] if nothing could be tried.
 pub fn run(options: &Options) -> Result<(), Error> {
     install::tools()?;
     let guest = build::guest()?;
@@ -89,7 +89,14 @@ pub fn run(options: &Options) -> Result<(), Error> {
     } else {
         println!("\n{} acts, {failed} not refused as they should be", rows.len());
     }
-    if failed == 0 { Ok(()) } else { Err(Error::Tests { failed }) }
+    if failed > 0 {
+        return Err(Error::Tests { failed });
+    }
+    if options.filter.is_none() && !is_json {
+        println!("\nEach property of the seal, broken once, and who notices:\n");
+        weakened::show(&guest, "")?;
+    }
+    Ok(())
 }
 
 /// The acts whose name contains the filter, the control before them.

@@ -14,7 +14,7 @@ use object::{Object, ObjectSection, ObjectSymbol};
 use crate::steps::{Error, while_doing};
 
 /// What stands before an offset into the service in a record that the gate prints.
-const MARK: &str = "service+0x";
+const MARK: &str = "service+";
 
 /// The most bytes of a record that are read: a console's whole log is far below this.
 const MAX_RECORD_BYTES: u64 = 64 << 20;
@@ -61,7 +61,7 @@ impl fmt::Display for SymbolizeError {
         match self {
             Self::NoOffset => {
                 write!(f, "the record has no `{MARK}..`; a line like")?;
-                write!(f, " `CRASH vector=0e .. rip=service+0x123ab ..` is what it takes")
+                write!(f, " `CRASH vector=0e .. rip=service+00000000000123ab ..` is what it takes")
             }
             Self::NoSymbols => {
                 write!(f, "the file has no symbols; name NAME.service.debug,")?;
@@ -94,7 +94,7 @@ pub fn command(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Erro
     let in_symbols = || while_doing(symbols_path.display());
     let symbols = Symbols::parse(&file).map_err(in_symbols())?;
     for offset in found {
-        println!("{MARK}{offset:x}");
+        println!("{MARK}{offset:#x}");
         for frame in symbols.frames(offset).map_err(in_symbols())? {
             println!("   {frame}");
         }
@@ -138,6 +138,8 @@ pub fn offsets(record: &str) -> Vec<u64> {
     let mut found = Vec::new();
     for (at, mark) in record.match_indices(MARK) {
         let rest = record.get(at + mark.len()..).unwrap_or_default();
+        // The gate writes sixteen bare digits; our own output and people write 0x before them.
+        let rest = rest.strip_prefix("0x").unwrap_or(rest);
         let end = rest.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(rest.len());
         let offset = rest.get(..end).and_then(|digits| u64::from_str_radix(digits, 16).ok());
         if let Some(offset) = offset.filter(|offset| !found.contains(offset)) {
@@ -241,7 +243,7 @@ mod tests {
     #[test]
     fn finds_every_offset_of_a_record_once() {
         let record = "noise\nCRASH vector=0e error=0000000000000004 \
-                      rip=service+0x00000000000123ab cr2=0000000000000000\n\
+                      rip=service+00000000000123ab cr2=0000000000000000\n\
                       caller service+0x1f, service+0x123AB again\n";
         assert_eq!(offsets(record), [0x123ab, 0x1f]);
     }

@@ -42,7 +42,7 @@ pub(crate) fn connections() -> Vec<u8> {
 
 /// We open a connection, ask for its neighbour, and the backend answers.
 pub(crate) fn dialled() -> Vec<u8> {
-    let mut events = vec![1, 18, 0, 9, 0, 1, 0, 0];
+    let mut events = vec![1, 18, 0, 9, 0, 1, 1, 0];
     events.extend(segment(4, 0, SYN_ACK, 0));
     events.extend_from_slice(&[14, 0, 2]);
     events.extend(segment(4, 0, ACK, 300));

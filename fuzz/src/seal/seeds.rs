@@ -27,7 +27,7 @@ pub(crate) fn all() -> Vec<Seed> {
         ("seal_idt", "good", with(text.clone(), &[0, 4, 0])),
         ("seal_idt", "one_more", with(text, &[0, 4, 1, 0x40, 1, 1, 0x20, 0xc0, 0xff])),
         ("seal_tables", "good", TABLES.to_vec()),
-        ("seal_tables", "split", [TABLES, &[2, 0, 0, 7, 3, 2, 0, 1, 5]].concat()),
+        ("seal_tables", "changed", [TABLES, &[2, 0, 0, 7, 3, 2, 0, 1, 5]].concat()),
         ("seal_tss", "good", vec![0]),
         ("seal_tss", "other_stack", vec![1, 0, 2, 0x80, 0, 9, 0, 1]),
     ]

@@ -52,7 +52,7 @@ fn boot(start_info: u64) -> Result<Infallible, Refusal> {
     // From the bridge on, nothing can write the sealed tables any more: what the audit reads is
     // what will be in force.
     let tables = plan.cross_bridge(tables)?;
-    let seal = plan.audit(&tables, cpu, machine)?;
+    let seal = plan.audit(&tables, &found)?;
     report::print(cpu, clock, &plan, &seal);
     plan.leave(&tables)
 }

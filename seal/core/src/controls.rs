@@ -1,7 +1,7 @@
 //! The audit of the CPU's registers, read after everything that could change them.
 
 use crate::gates::IDT_LIMIT;
-use crate::segments::{GDT_LIMIT, KERNEL_CODE, KERNEL_DATA, TASK_STATE};
+use crate::segments::{GDT_LIMIT, KERNEL_CODE, KERNEL_DATA, TASK_STATE, USER_CODE, USER_DATA};
 use crate::violation::Violation;
 
 /// CR0: protection, coprocessor monitored, extension type, numeric errors, **write protection in
@@ -134,6 +134,28 @@ pub fn audit_controls(seen: &Controls, promised: &Promised) -> Result<(), Violat
         ("SS", u64::from(seen.ss), u64::from(KERNEL_DATA)),
     ];
     match registers.into_iter().find(|(_, found, promised)| found != promised) {
+        Some((name, found, promised)) => Err(Violation::Register { name, found, promised }),
+        None => Ok(()),
+    }
+}
+
+/// Compares what the drop's `iretq` will take from the gate's stack with what it has to be: the
+/// service's entry and stack, its own segments, and no flag but the one that always reads one.
+/// Interrupts stay off in ring 3 for ever, because of this word and nothing else.
+///
+/// # Errors
+///
+/// [`Violation::Register`] with the first word that differs.
+pub fn audit_drop(frame: &[u64; 5], entry: u64, stack: u64) -> Result<(), Violation> {
+    let [rip, cs, rflags, rsp, ss] = *frame;
+    let words = [
+        ("RIP after the drop", rip, entry),
+        ("CS after the drop", cs, u64::from(USER_CODE | 3)),
+        ("RFLAGS after the drop", rflags, RFLAGS),
+        ("RSP after the drop", rsp, stack),
+        ("SS after the drop", ss, u64::from(USER_DATA | 3)),
+    ];
+    match words.into_iter().find(|(_, found, promised)| found != promised) {
         Some((name, found, promised)) => Err(Violation::Register { name, found, promised }),
         None => Ok(()),
     }

@@ -36,7 +36,7 @@ mod segments;
 mod tables;
 mod violation;
 
-pub use controls::{Controls, Promised, TableRegister, audit_controls};
+pub use controls::{Controls, Promised, TableRegister, audit_controls, audit_drop};
 pub use descriptors::audit_descriptors;
 pub use gates::{
     DOUBLE_FAULT_STACK, IDT_BYTES, IDT_LIMIT, IdtFacts, MACHINE_CHECK_STACK, NMI_STACK, audit_idt,

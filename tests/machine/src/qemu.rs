@@ -33,6 +33,9 @@ const MONITOR_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest answer of the monitor.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
+/// What the monitor says when it listens.
+const PROMPT: &[u8] = b"(qemu) ";
+
 /// The mainboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chipset {
@@ -337,17 +340,18 @@ impl Machine {
     }
 }
 
+/// Nothing follows the prompt until somebody asks again.
 fn read_to_prompt(stream: &mut impl Read) -> std::io::Result<String> {
     let mut answer = Vec::new();
-    let mut byte = [0];
+    let mut piece = [0; 4096];
     let mut stream = stream.take(MAX_ANSWER_BYTES);
-    while !answer.ends_with(b"(qemu) ") {
-        if stream.read(&mut byte)? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+    while !answer.ends_with(PROMPT) {
+        match stream.read(&mut piece)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            count => answer.extend_from_slice(&piece[..count]),
         }
-        answer.push(byte[0]);
     }
-    answer.truncate(answer.len() - b"(qemu) ".len());
+    answer.truncate(answer.len() - PROMPT.len());
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 

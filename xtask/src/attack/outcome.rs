@@ -48,8 +48,9 @@ impl Outcome {
         let reason = record("STOP ").and_then(|record| number(record, "reason"));
         let Some(reason) = reason else { return strange("there is no record") };
         let nothing = said("no effect: ");
-        match console.lines().find_map(|line| line.strip_prefix(&nothing)) {
-            Some(seen) if reason == Stop::Done as u64 => Self::Nothing(seen.to_owned()),
+        // An act that logs by itself may have begun the line.
+        match console.lines().find_map(|line| line.split_once(&nothing)) {
+            Some((_, seen)) if reason == Stop::Done as u64 => Self::Nothing(seen.to_owned()),
             Some(_) => strange("it stopped for another reason"),
             None => u8::try_from(reason).map_or_else(|_| strange("the reason is long"), Self::Stop),
         }
@@ -126,6 +127,7 @@ mod tests {
         check("\nCRASH vector=06 error=0000000000000000 rip=service+0 cr2=0\n", "#UD");
         check("\nCRASH vector=08 error=0000000000000000 rip=0 cr2=0\n", "exception 8, error 0x0");
         check("PROBE act: no effect: none\n\nSTOP reason=00 rip=service+0\n", "no effect: none");
+        check("..PROBE act: no effect: dots\n\nSTOP reason=00 rip=0\n", "no effect: dots");
         check("\nSTOP reason=ff rip=service+0\n", "stop 0xff");
     }
 

@@ -1,8 +1,8 @@
 //! Breaks one property of the seal at a time and asks who notices.
 //!
 //! A check that nothing has ever failed may check nothing. So each patch in `tests/weakened` takes
-//! one property away, boot is built with it, and every checker looks at the same machine: boot's own
-//! audit, the walk from outside, `seal audit` of the file, and the acts that the patch names.
+//! one property away, boot is built with it, and every checker looks at the same machine: boot's
+//! own audit, the walk from outside, `seal audit` of the file, and the acts that the patch names.
 //! Production source has no switch for any of this.
 
 mod patch;
@@ -48,8 +48,19 @@ pub struct Row {
     pub weakening: Weakening,
     /// What each checker saw.
     pub seen: Vec<(Checker, Seen)>,
-    /// Where boot was built to stop: the line with which it did, or nothing if it did not.
-    pub stops: Option<Option<String>>,
+    /// What boot does if it is not told to go on.
+    pub halt: Halt,
+}
+
+/// What boot does once its audit has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// It serves all the same.
+    GoesOn,
+    /// It was not built for this question.
+    NotAsked,
+    /// It says this and stops.
+    Stops(String),
 }
 
 /// The table of all weakenings.
@@ -163,15 +174,19 @@ impl Sound<'_> {
                 seen.push((checker.clone(), sound.against(&trial.act(act)?)));
             }
         }
-        let stops = match strict {
-            Some(boot) if weakening.name == CONTROL => self.is_ours(&boot)?,
+        let halt = match strict {
+            Some(boot) if weakening.name == CONTROL => {
+                self.check_ours(&boot)?;
+                Halt::NotAsked
+            }
             Some(boot) => {
                 let guest = Guest { boot, ..self.guest.clone() };
-                Some(Trial { guest: &guest, ..trial }.stops()?)
+                let line = Trial { guest: &guest, ..trial }.stops()?;
+                line.map_or(Halt::GoesOn, Halt::Stops)
             }
-            None => None,
+            None => Halt::NotAsked,
         };
-        Ok(Row { weakening, seen, stops })
+        Ok(Row { weakening, seen, halt })
     }
 
     /// The acts that a patch names; the control is asked for all that were named so far.
@@ -198,10 +213,10 @@ impl Sound<'_> {
 
     /// What the workshop builds without a patch has to be what is shipped, bit by bit; otherwise
     /// the table says nothing of it.
-    fn is_ours(&self, boot: &Path) -> Result<Option<Option<String>>, Error> {
+    fn check_ours(&self, boot: &Path) -> Result<(), Error> {
         let read = |path: &Path| fs::read(path).map_err(while_doing(path.display()));
         if read(boot)? == read(&self.guest.boot)? {
-            return Ok(None);
+            return Ok(());
         }
         Err(Error::Failed("the workshop's boot differs from the checkout's".to_owned()))
     }
@@ -232,7 +247,7 @@ impl Row {
                 complaints.push(format!("{name}: {who} does not notice"));
             }
         }
-        if self.stops == Some(None) {
+        if self.halt == Halt::GoesOn {
             complaints.push(format!("{name}: boot does not stop"));
         }
         complaints
@@ -269,7 +284,7 @@ fn header() -> String {
 /// A line of the table.
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let boot = if matches!(self.stops, Some(Some(_))) {
+        let boot = if matches!(self.halt, Halt::Stops(_)) {
             "stops"
         } else {
             self.cell(|checker| *checker == Checker::Boot)
@@ -318,7 +333,7 @@ mod tests {
             weakens: "it is off".to_owned(),
             noticed_by: noticed_by.to_vec(),
         };
-        Row { weakening, seen: seen.to_vec(), stops: None }
+        Row { weakening, seen: seen.to_vec(), halt: Halt::NotAsked }
     }
 
     fn noticed() -> Seen {
@@ -344,8 +359,16 @@ mod tests {
         let missing = ["smap: outside does not notice", "smap: act cli does not notice"];
         check(row("smap", &named, &seen), &missing);
         check(row("smap", &named[..1], &seen), &[]);
-        let goes_on = Row { stops: Some(None), ..row("smap", &named[..1], &seen) };
+        let goes_on = Row { halt: Halt::GoesOn, ..row("smap", &named[..1], &seen) };
         check(goes_on, &["smap: boot does not stop"]);
+    }
+
+    #[test]
+    fn what_is_asked_for_by_name_is_there() {
+        let all = all().unwrap();
+        for name in STOPS.into_iter().chain([CONTROL]) {
+            assert!(all.iter().any(|weakening| weakening.name == name), "no {name}.patch");
+        }
     }
 
     #[test]

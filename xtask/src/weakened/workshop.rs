@@ -12,6 +12,9 @@ use crate::steps::{self, Error, while_doing};
 /// A folder with this file in it is cargo's, wherever it lies (bford.info/cachedir).
 const CACHE_TAG: &str = "CACHEDIR.TAG";
 
+/// Folders at the top that no build needs: images, and fuzzing with all that it has found.
+const UNNEEDED: [&str; 2] = ["fuzz", "out"];
+
 /// The most bytes of sources that are copied; a checkout has a few MiB.
 const MAX_BYTES: usize = 256 << 20;
 
@@ -89,7 +92,7 @@ impl Workshop {
     }
 }
 
-/// Reads every source file below `root`: no folder of cargo's, nothing hidden, no image.
+/// Reads every source file below `root`: nothing hidden, and no folder of [`is_unneeded`].
 fn gather(
     root: &Path,
     below: &Path,
@@ -108,17 +111,18 @@ fn gather(
         if kind.is_file() {
             let bytes = fs::read(entry.path()).map_err(while_doing(path.display()))?;
             sources.insert(path, bytes);
-        } else if kind.is_dir() && !is_output(&entry.path(), below) {
+        } else if kind.is_dir() && !is_unneeded(&entry.path(), below) {
             gather(root, &path, sources)?;
         }
     }
     Ok(())
 }
 
-/// Whether a folder holds what was built: cargo's, or images.
-fn is_output(folder: &Path, below: &Path) -> bool {
-    let is_out = below.as_os_str().is_empty() && folder.ends_with("out");
-    folder.ends_with("target") || is_out || folder.join(CACHE_TAG).exists()
+/// Whether a folder holds no sources of ours: it is cargo's, or no build needs it.
+fn is_unneeded(folder: &Path, below: &Path) -> bool {
+    let is_top = below.as_os_str().is_empty();
+    let is_named = is_top && UNNEEDED.iter().any(|name| folder.ends_with(name));
+    folder.ends_with("target") || is_named || folder.join(CACHE_TAG).exists()
 }
 
 #[cfg(test)]
@@ -128,8 +132,8 @@ mod tests {
     #[test]
     fn only_sources_are_gathered_and_all_of_them() {
         let folder = tempfile::tempdir().unwrap();
-        let names = ["a", "b/c.rs", "b/out/d", "target/e", ".git/f", "out/g", "cache/h"];
-        for name in names.into_iter().chain(["cache/CACHEDIR.TAG"]) {
+        let names = ["a", "b/c.rs", "b/out/d", "target/e", ".git/f", "out/g", "fuzz/h"];
+        for name in names.into_iter().chain(["cache/i", "cache/CACHEDIR.TAG"]) {
             let place = folder.path().join(name);
             fs::create_dir_all(place.parent().unwrap()).unwrap();
             fs::write(place, name).unwrap();
@@ -150,7 +154,8 @@ mod tests {
         let workshop = Workshop { tree, sources };
         workshop.restore().unwrap();
         let patch = folder.path().join("p.patch");
-        let hunks = "--- a/b/c\n+++ b/b/c\n@@ -1 +1 @@\n-one\n+two\n--- /dev/null\n+++ b/n\n@@ -0,0 +1 @@\n+new\n";
+        let hunks = "--- a/b/c\n+++ b/b/c\n@@ -1 +1 @@\n-one\n+two\n\
+            --- /dev/null\n+++ b/n\n@@ -0,0 +1 @@\n+new\n";
         fs::write(&patch, format!("Breaks: b.\n\n{hunks}")).unwrap();
         workshop.apply(&patch).unwrap();
         assert_eq!(fs::read(root.join("b/c")).unwrap(), b"two\n");

@@ -87,6 +87,17 @@ impl Frames {
         }
     }
 
+    /// Their bytes as 64-bit words, to read.
+    pub(crate) fn words(&self) -> &[u64] {
+        // SAFETY: as for `words_mut`, for a shared view.
+        unsafe {
+            core::slice::from_raw_parts(
+                self.span.start as *const u64,
+                self.span.length as usize / 8,
+            )
+        }
+    }
+
     /// The first `N` bytes as an array.
     pub(crate) fn array<const N: usize>(&self) -> Option<&[u8; N]> {
         self.bytes().first_chunk()

@@ -224,12 +224,8 @@ impl Plan {
     }
 
     /// Reads everything back and compares it with what was decided.
-    pub(crate) fn audit(
-        &self,
-        tables: &ReadBack,
-        cpu: &Cpu,
-        machine: &Machine,
-    ) -> Result<Seal, Refusal> {
+    pub(crate) fn audit(&self, tables: &ReadBack, found: &Found<'_>) -> Result<Seal, Refusal> {
+        let Found { cpu, machine, image, .. } = *found;
         let text = Span::new(gate::TEXT, gate_text_bytes() as u64);
         let audited = seal_core::audit(tables, tables.root(), &self.layout)?;
         let promised = Promised {
@@ -248,6 +244,10 @@ impl Plan {
         seal_core::audit_gdt(gdt, gate::TSS)?;
         let state = self.gate.tss.array().ok_or(Violation::SegmentTable { bytes: 0 })?;
         seal_core::audit_tss(state, &gate::stacks(), &self.layout)?;
+        let words = self.gate.stack.words();
+        let frame =
+            words.last_chunk().ok_or(Violation::TaskStateStack { field: "RSP0", top: 0 })?;
+        seal_core::audit_drop(frame, self.addresses.base + image.entry(), self.handoff_address())?;
         let mut descriptors = 0;
         for queue in self.nic.iter().flat_map(Nic::queues) {
             let table = queue.table.bytes();

@@ -1,6 +1,6 @@
 //! The CPU's registers: one value is right.
 
-use seal_core::{Controls, Promised, TableRegister, Violation, audit_controls};
+use seal_core::{Controls, Promised, TableRegister, Violation, audit_controls, audit_drop};
 
 const PROMISED: Promised = Promised {
     root: 0x10_0000,
@@ -86,4 +86,19 @@ fn says_which_register_is_wrong() {
     let seen = Controls { cr0: GOOD.cr0 & !(1 << 16), ..GOOD };
     let violation = audit_controls(&seen, &PROMISED).unwrap_err();
     assert_eq!(violation.to_string(), "CR0 is 0x80000033, promised 0x80010033");
+}
+
+#[test]
+fn finds_every_bit_of_the_drop_that_is_flipped() {
+    let (entry, stack) = (0x1000_0003_f123, 0x1000_0020_9ea0);
+    let frame = [entry, 0x23, 2, stack, 0x1b];
+    assert_eq!(audit_drop(&frame, entry, stack), Ok(()));
+    for word in 0..frame.len() {
+        for bit in 0..64 {
+            let mut frame = frame;
+            frame[word] ^= 1 << bit;
+            let seen = audit_drop(&frame, entry, stack);
+            assert!(matches!(seen, Err(Violation::Register { .. })), "word {word}, bit {bit}");
+        }
+    }
 }

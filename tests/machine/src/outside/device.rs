@@ -1,5 +1,7 @@
 //! What the network card was told, in QEMU's own words, against what memory says.
 
+use std::ops::Range;
+
 use abi::ring::{self, Descriptor};
 
 use super::{Finding, Memory, PAGE, Walk};
@@ -56,6 +58,18 @@ fn queue(text: &str) -> Result<Queue, Error> {
         })
     };
     read().ok_or_else(|| Error::Monitor(text.to_owned()))
+}
+
+/// Where on the bus the card's bells are, in the answer to `info mtree -f`.
+pub fn bells(text: &str) -> Range<u64> {
+    let line =
+        text.lines().find(|line| line.trim_end().ends_with(": virtio-pci-notify-virtio-net"));
+    let range = || {
+        let (start, end) = line?.split_whitespace().next()?.split_once('-')?;
+        let number = |digits| u64::from_str_radix(digits, 16).ok();
+        Some(number(start)?..number(end)? + 1)
+    };
+    range().unwrap_or(0..0)
 }
 
 /// Everything about rings and descriptors that is not as promised.
@@ -146,5 +160,9 @@ mod tests {
         let expected = Queue { number: 1, descriptors: 256, table, available, used };
         assert_eq!(queue(text).unwrap(), expected);
         assert!(queue("there is no such device").is_err());
+        let flat = "  00000000e0002000-00000000e0002fff (prio 0, i/o): virtio-pci-device-virtio-net\n\
+            \x20 00000000e0003000-00000000e0003fff (prio 0, i/o): virtio-pci-notify-virtio-net\n";
+        assert_eq!(bells(flat), 0xe000_3000..0xe000_4000);
+        assert_eq!(bells("FlatView #0\n"), 0..0);
     }
 }

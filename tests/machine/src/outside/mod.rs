@@ -12,13 +12,15 @@ mod pages;
 mod registers;
 mod tables;
 
-pub use device::{Queue, queues};
+pub use device::{Queue, bells, queues};
 pub use finding::Finding;
 pub use image::{Image, Part};
 pub use registers::{Registers, Segment, Table};
 pub use tables::{Leaf, Walk, walk};
 
 use std::fs;
+use std::io::BufRead;
+use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
@@ -70,12 +72,14 @@ impl Memory {
         let mut places = Vec::new();
         for (page, bytes) in self.0.chunks(ZEROS.len()).enumerate() {
             // Most of a small machine's memory is zero, and that is told fast.
-            if is_zero(bytes) {
-                continue;
+            let mut rest = if is_zero(bytes) { &[] } else { bytes };
+            let mut next = page * ZEROS.len();
+            while let Ok(skipped @ 1..) = rest.skip_until(first) {
+                next += skipped;
+                if self.0[next - 1..].starts_with(needle) {
+                    places.push(next - 1);
+                }
             }
-            let start = page * ZEROS.len();
-            let here = (start..).zip(bytes).filter(|&(_, &byte)| byte == first);
-            places.extend(here.map(|(at, _)| at).filter(|&at| self.0[at..].starts_with(needle)));
         }
         places.into_iter().map(|at| at as u64).collect()
     }
@@ -98,6 +102,8 @@ pub struct Snapshot {
     pub memory: Memory,
     /// What QEMU's network card was told, if the machine has one.
     pub queues: Vec<Queue>,
+    /// The card's bells, as QEMU has them on its bus; empty without a card.
+    pub bells: Range<u64>,
 }
 
 impl Snapshot {
@@ -110,10 +116,11 @@ impl Snapshot {
         machine.monitor("stop")?;
         let registers = Registers::parse(&machine.monitor("info registers")?)?;
         let queues = queues(machine)?;
+        let bells = bells(&machine.monitor("info mtree -f")?);
         let path = machine.save_memory(0, memory_mib.min(MAX_MEMORY_MIB) << 20)?;
         let memory = Memory(fs::read(&path).map_err(Error::file(&path))?);
         fs::remove_file(&path).map_err(Error::file(&path))?;
-        Ok(Self { registers, memory, queues })
+        Ok(Self { registers, memory, queues, bells })
     }
 
     /// Everything that is not as promised; an empty list is a seal.
@@ -163,4 +170,27 @@ impl Snapshot {
 /// [`Error`] if the monitor does not answer.
 pub fn is_over(machine: &Machine) -> Result<bool, Error> {
     Ok(machine.monitor("info status")?.contains(ENDED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(needle: &[u8], expected: &[u64]) {
+        let mut bytes = vec![0; 3 * PAGE as usize];
+        for at in [5, PAGE as usize - 2, 2 * PAGE as usize, 3 * PAGE as usize - 3] {
+            bytes[at..at + 3].copy_from_slice(b"aab");
+        }
+        assert_eq!(Memory(bytes).find(needle), expected);
+    }
+
+    #[test]
+    fn finds_what_lies_across_pages_and_at_both_ends() {
+        check(b"aab", &[5, PAGE - 2, 2 * PAGE, 3 * PAGE - 3]);
+        check(b"ab", &[6, PAGE - 1, 2 * PAGE + 1, 3 * PAGE - 2]);
+        check(b"b", &[7, PAGE, 2 * PAGE + 2, 3 * PAGE - 1]);
+        check(b"ba", &[]);
+        check(b"", &[]);
+    }
 }

@@ -109,7 +109,9 @@ impl Registers {
     /// Everything that is not as promised for a sealed machine.
     pub fn findings(&self) -> Vec<Finding> {
         let is_service = self.cpl == 3;
-        let (code, stack) = if is_service { (0x23, 0x1b) } else { (0x08, self.ss.selector) };
+        let code = if is_service { 0x23 } else { 0x08 };
+        // An interrupt from ring 3 leaves a null selector of ring 0 (Intel SDM 3A, 6.14.4).
+        let stack = if is_service { 0x1b } else { self.ss.selector & 0x10 };
         // In the gate IF is set only while `idle` halts, and the service's flags came along.
         let flags = if is_service { self.rflags & FORBIDDEN_FLAGS } else { self.rflags & 0x3000 };
         [
@@ -120,8 +122,7 @@ impl Registers {
             ("RFLAGS", flags, 0),
             ("CPL", self.cpl, if is_service { 3 } else { 0 }),
             ("CS", self.cs.selector, code),
-            // An interrupt from ring 3 leaves a null selector of ring 0 (Intel SDM 3A, 6.14.4).
-            ("SS", self.ss.selector, if is_service { stack } else { self.ss.selector & 0x10 }),
+            ("SS", self.ss.selector, stack),
             ("LDT", self.ldt.selector, 0),
             ("TR", self.task.selector, 0x28),
             ("TR limit", self.task.limit, 103),
@@ -166,7 +167,7 @@ mod tests {
 
     /// What QEMU 7.2 says of a sealed machine in ring 3, shortened.
     const SEALED: &str = "\nCPU#0\nRAX=0000000000000000 RBX=0000000000000000\n\
-        RIP=00001004b3a1f2c0 RFL=00000246 [---Z-P-] CPL=3 II=0 A20=1 SMM=0 HLT=0\n\
+        RIP=00001004b3a1f2c0 RFL=00000046 [---Z-P-] CPL=3 II=0 A20=1 SMM=0 HLT=0\n\
         CS =0023 0000000000000000 ffffffff 00affb00 DPL=3 CS64 [-RA]\n\
         SS =001b 0000000000000000 ffffffff 00cff300 DPL=3 DS   [-WA]\n\
         LDT=0000 0000000000000000 00000000 00008200 DPL=0 LDT\n\
@@ -200,8 +201,9 @@ mod tests {
         check("CR4=00340e20", "CR4=00340ea0", "CR4");
         check("EFER=0000000000000d00", "EFER=0000000000000d01", "EFER");
         check("DR7=0000000000000400", "DR7=0000000000000401", "DR7");
-        check("RFL=00000246", "RFL=00000046", "CPL");
-        check("RFL=00000246", "RFL=00003046", "RFLAGS");
+        check("RFL=00000046", "RFL=00000246", "RFLAGS");
+        check("RFL=00000046", "RFL=00003046", "RFLAGS");
+        check("CPL=3", "CPL=0", "CS");
         check("CS =0023", "CS =0033", "CS");
         check("SS =001b", "SS =0023", "SS");
         check("LDT=0000", "LDT=0030", "LDT");

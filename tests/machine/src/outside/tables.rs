@@ -142,7 +142,7 @@ impl Walker<'_> {
         // Bit 47 goes on to the top (Intel SDM 1, 3.3.7.1).
         let virt = ((virt << 16) as i64 >> 16) as u64;
         let is_leaf = level == 1 || entry & LARGE != 0;
-        if let Some(what) = fault(entry, level, is_leaf) {
+        if let Some(what) = fault(entry, level, is_leaf, virt) {
             self.findings.push(Finding::Page { virt, what });
         }
         let rights = rights.below(entry);
@@ -167,12 +167,13 @@ impl Walker<'_> {
 }
 
 /// What is wrong with an entry that is not zero.
-fn fault(entry: u64, level: u32, is_leaf: bool) -> Option<&'static str> {
+fn fault(entry: u64, level: u32, is_leaf: bool, virt: u64) -> Option<&'static str> {
     // Bit 7 of a small leaf and bit 12 of a large one choose from the page attribute table.
     let attribute = if level == 1 { LARGE } else { 1 << 12 };
     let low = if level > 1 { (PAGE << (9 * (level - 1))) - 2 * PAGE } else { 0 };
     let rules = [
         (entry & PRESENT == 0, "an entry that is not present is not zero"),
+        (entry & USER != 0 && virt >> 63 == 1, "an entry of ring 0's half is open to ring 3"),
         (entry & IGNORED != 0, "a bit that only software reads is set"),
         (entry & ACCESSED == 0, "the accessed bit is not preset"),
         (is_leaf && entry & DIRTY == 0, "the dirty bit is not preset"),
@@ -201,10 +202,10 @@ mod tests {
     }
 
     const GOOD: [(u64, u64); 4] = [
-        (0x1000 + 8 * 511, 0x2027),
-        (0x2000 + 8 * 511, 0x3027),
-        (0x3000 + 8 * 510, 0x4027),
-        (0x4000 + 8 * 2, NO_EXECUTE | 0x9_9065),
+        (0x1000 + 8 * 511, 0x2023),
+        (0x2000 + 8 * 511, 0x3023),
+        (0x3000 + 8 * 510, 0x4023),
+        (0x4000 + 8 * 2, NO_EXECUTE | 0x9_9061),
     ];
 
     #[test]
@@ -214,7 +215,7 @@ mod tests {
         assert_eq!(walk.tables, [0x1000, 0x2000, 0x3000, 0x4000]);
         let [leaf] = walk.leaves[..] else { panic!("{walk:?}") };
         assert_eq!((leaf.virt, leaf.phys, leaf.bytes), (0xffff_ffff_ffc0_2000, 0x9_9000, PAGE));
-        assert_eq!(leaf.rights(), "ring 3 r-- write-back");
+        assert_eq!(leaf.rights(), "ring 0 r-- write-back");
         assert!(walk.at(0xffff_ffff_ffc0_2fff).is_some() && walk.at(0).is_none());
     }
 
@@ -229,19 +230,21 @@ mod tests {
 
     #[test]
     fn finds_entries_that_no_seal_has() {
-        check((0x4010, 0x9_9064), "not present is not zero");
-        check((0x4010, 0x9_9045), "accessed bit");
-        check((0x4010, 0x9_9025), "dirty bit");
-        check((0x4010, 0x9_9165), "global");
-        check((0x4010, 0x9_90e5), "another memory type");
-        check((0x4010, 0x9_906d), "half cached");
-        check((0x4010, 0x9_9265), "only software reads");
-        check((0x4010, 1 << 59 | 0x9_9065), "only software reads");
-        check((0x1000, 0x2027), "hangs in two places");
-        check((0x3000, 0x8027), "outside of memory");
-        check((0x3000, 0x20_30e5), "another memory type");
-        check((0x3000, 0x20_20e5), "not aligned");
-        check((0x1000, 0xe5), "top table");
-        check((0x3000, 0x8067), "a leaf's bits");
+        check((0x4010, 0x9_9060), "not present is not zero");
+        check((0x4010, 0x9_9041), "accessed bit");
+        check((0x4010, 0x9_9021), "dirty bit");
+        check((0x4010, 0x9_9161), "global");
+        check((0x4010, 0x9_90e1), "another memory type");
+        check((0x4010, 0x9_9069), "half cached");
+        check((0x4010, 0x9_9261), "only software reads");
+        check((0x4010, 1 << 59 | 0x9_9061), "only software reads");
+        check((0x4010, 0x9_9065), "open to ring 3");
+        check((0x3ff8, 0x4027), "open to ring 3");
+        check((0x1000, 0x2023), "hangs in two places");
+        check((0x3000, 0x8023), "outside of memory");
+        check((0x3000, 0x20_30e1), "another memory type");
+        check((0x3000, 0x20_20e1), "not aligned");
+        check((0x1000, 0xe1), "top table");
+        check((0x3000, 0x8063), "a leaf's bits");
     }
 }

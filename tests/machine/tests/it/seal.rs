@@ -1,6 +1,6 @@
 //! What the sealed machine can no longer do: each forbidden act is one program's last.
 
-use crate::support::{PATIENCE, probe};
+use crate::support::{GUEST, PATIENCE, probe};
 
 /// Boots a probe and returns all that its machine said.
 fn console_of(act: &str) -> String {
@@ -75,4 +75,19 @@ fn a_program_that_does_nothing_forbidden_reaches_its_end() {
     assert!(!console.contains("CRASH"), "{console}");
     assert!(console.contains("STOP reason="), "{console}");
     println!("{console}");
+}
+
+#[test]
+fn the_record_of_a_fault_leads_to_the_line_that_did_it() {
+    let console = console_of("write_text");
+    let record = console.lines().find(|line| line.starts_with("CRASH")).unwrap();
+    let offsets = xtask::symbolize::offsets(record);
+    // Where it was, and what it touched: its own text.
+    assert_eq!(offsets.len(), 2, "{record}");
+    let program = std::fs::read(&GUEST.probe).unwrap();
+    let symbols = xtask::symbolize::Symbols::parse(&program).unwrap();
+    let frames = symbols.frames(offsets[0]).unwrap();
+    let shown: Vec<String> = frames.iter().map(ToString::to_string).collect();
+    let names_the_act = |frame: &String| frame.contains("tests/probe/src/acts/memory.rs:");
+    assert!(shown.iter().any(names_the_act), "{shown:?}");
 }
