@@ -1,3 +1,5 @@
+//! The scanners against each other, and against what is planted for them.
+
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails, as it should")]
 
 use super::*;
