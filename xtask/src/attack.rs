@@ -34,7 +34,7 @@ const AT_A_TIME: usize = 2;
 /// An act takes less than a second, but for one that sleeps as long as the timer can.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How many machines the gate's end may take until QEMU has noticed it.
+/// How long QEMU may take to notice that the gate has ended the machine.
 const END: Duration = Duration::from_secs(10);
 
 /// How often a key is pressed while a crowded machine sleeps.
@@ -250,7 +250,7 @@ fn text(row: &Row) -> String {
 }
 
 fn line(act: &str, expected: &str, seen: &str, ok: &str) -> String {
-    format!("{act:36} {expected:44} {seen:44} {ok}")
+    format!("{act:33} {expected:70} {seen:60} {ok}")
 }
 
 fn json(rows: &[Row]) -> String {
