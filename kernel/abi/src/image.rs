@@ -137,6 +137,9 @@ impl Manifest {
             0 => return Err(Malformed::Empty),
             other => return Err(Malformed::Magic(other)),
         }
+        if let Some(value) = [word(6), word(7)].into_iter().find(|value| *value != 0) {
+            return Err(Malformed::Field { name: "reserved", value });
+        }
         let mut segments = [None; MAX_SEGMENTS];
         let mut next_address = 0;
         for (index, slot) in segments.iter_mut().enumerate() {
@@ -241,6 +244,16 @@ mod tests {
     fn boot_alone_is_told_from_nonsense() {
         assert_eq!(Manifest::parse(&[0; BYTES]), Err(Malformed::Empty));
         assert_eq!(Manifest::parse(&[1; BYTES]), Err(Malformed::Magic(0x0101_0101_0101_0101)));
+    }
+
+    #[test]
+    fn words_without_a_meaning_must_be_zero() {
+        for word in [6, 7] {
+            let mut bytes = good().encode();
+            bytes[8 * word] = 1;
+            let expected = Malformed::Field { name: "reserved", value: 1 };
+            assert_eq!(Manifest::parse(&bytes), Err(expected));
+        }
     }
 
     #[track_caller]

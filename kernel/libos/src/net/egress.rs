@@ -122,7 +122,8 @@ impl Stack {
                     break;
                 }
             }
-            if polls > 0 && !wire.transmitter.has_room() {
+            // A question to a neighbour may have taken the room that there was a moment ago.
+            if !wire.transmitter.has_room() {
                 turn = Turn::Blocked;
                 break;
             }
