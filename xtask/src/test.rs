@@ -33,15 +33,22 @@ pub fn run(options: &Options) -> Result<(), Error> {
         checks(&mut report)?;
     }
     report.tests("unit tests on the host", || {
-        test(options, &["--exclude=machine", "--exclude=boot", "--exclude=probe", "--workspace"])
+        test(
+            options,
+            &["--exclude=machine", "--exclude=boot", "--exclude=probe", "--workspace"],
+            &[],
+        )
     })?;
-    report.tests("inputs of the fuzz targets", || test(options, &fuzz::replay()))?;
+    report.tests("inputs of the fuzz targets", || test(options, &fuzz::replay(), &[]))?;
     if options.is_long && options.filter.is_none() {
         report.check("fuzz targets", || fuzz::run(&fuzz::Options::default()))?;
     }
     let is_built = report.check("guest programs build", || build::guest().map(drop))?;
     if is_built {
-        report.tests("tests in QEMU", || test(options, &["--package=machine"]))?;
+        // One at a time: some of these build and boot two machines themselves, and there are two
+        // cores. What others do to the host's load is not what they test.
+        let serially = ["--test-threads=1"];
+        report.tests("tests in QEMU", || test(options, &["--package=machine"], &serially))?;
     }
     report.print();
     match report.failed() {
@@ -66,7 +73,11 @@ fn checks(report: &mut Report) -> Result<(), Error> {
 }
 
 /// Runs `cargo test` and counts. A test that fails is counted, not an error.
-fn test(options: &Options, arguments: &[impl AsRef<OsStr>]) -> Result<Counted, Error> {
+fn test(
+    options: &Options,
+    arguments: &[impl AsRef<OsStr>],
+    harness: &[&str],
+) -> Result<Counted, Error> {
     // Machines that tests share live until their process ends, and cannot take their folders away.
     let folder = TempDir::with_prefix("bulla-tests-").map_err(while_doing("temporary folder"))?;
     let mut command = steps::cargo("test");
@@ -76,7 +87,7 @@ fn test(options: &Options, arguments: &[impl AsRef<OsStr>]) -> Result<Counted, E
     if options.is_long {
         command.env(LONG, "1");
     }
-    command.arg("--").args(&options.filter);
+    command.arg("--").args(&options.filter).args(harness);
     let mut counted = Counted::default();
     match steps::show(&mut command, |line| counted.add(line)) {
         // Cargo fails without a failed test if something did not compile, or died.

@@ -63,6 +63,16 @@ pub(crate) struct Site {
     authority: String,
 }
 
+/// A test that fails shows what its machine said, since the machine is gone afterwards.
+impl Drop for Site {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the machine's end: {:?}", self.machine.process().ended());
+            eprintln!("its console:\n{}", self.machine.console().text());
+        }
+    }
+}
+
 impl Site {
     /// Boots a proxy in front of `backend` and waits until it is READY.
     pub(crate) fn start(backend: SocketAddr) -> Self {
