@@ -3,7 +3,7 @@
 use alloc::rc::Rc;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 use core::time::Duration;
 
 use abi::gate::Stop;
@@ -75,8 +75,6 @@ struct Server {
     /// Places a port, for as long as a connection lives.
     ports: Vec<(u16, Places)>,
     workspace: Rc<RefCell<Workspace>>,
-    /// Lines of connections that were refused here, not in the network.
-    refused: Cell<u64>,
 }
 
 impl Server {
@@ -116,29 +114,25 @@ impl Server {
                 .map(|listener| (listener.port, Places::new(listener.connections)))
                 .collect(),
             workspace: Rc::new(RefCell::new(Workspace::new())),
-            refused: Cell::new(0),
         })
     }
 
     fn run(self) -> ! {
-        let Self { runtime, settings, route, handshakes, ports, workspace, refused } = self;
+        let Self { runtime, settings, route, handshakes, ports, workspace } = self;
         let executor = runtime.executor().clone();
         let dialer = runtime.dialer();
         runtime.run(move |accepted, now| {
             let Accepted { stream, port, peer } = accepted;
             // Dropping the stream resets it: a connection we have no place for costs one frame.
+            let refuse = |reason: core::fmt::Arguments<'_>| {
+                log::line(now, LogLevel::Warning, format_args!("{peer}: refused: {reason}"));
+            };
             let Some(place) = handshakes.take() else {
-                refused.set(refused.get() + 1);
-                let message = format_args!("{peer}: refused: too many handshakes");
-                log::line(now, LogLevel::Warning, message);
-                return;
+                return refuse(format_args!("too many handshakes"));
             };
             let of_port = ports.iter().find(|(number, _)| *number == port);
             let Some(place_of_port) = of_port.and_then(|(_, places)| places.take()) else {
-                refused.set(refused.get() + 1);
-                let message = format_args!("{peer}: refused: port {port} has no place left");
-                log::line(now, LogLevel::Warning, message);
-                return;
+                return refuse(format_args!("port {port} has no place left"));
             };
             let session = match settings.accept() {
                 Ok(session) => Counted::new(session, place),
@@ -155,8 +149,7 @@ impl Server {
                 tell(libos::stream::Timer::now(&clock), peer, &outcome);
             };
             if executor.spawn(task).is_err() {
-                let message = format_args!("{peer}: refused: too many connections");
-                log::line(now, LogLevel::Warning, message);
+                refuse(format_args!("too many connections"));
             }
         })
     }

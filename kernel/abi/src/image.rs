@@ -4,7 +4,7 @@
 //! begins on a page of its own and its last page is filled up with zeros. Boot finds them through
 //! one [`Manifest`] in its own read-only data, filled in when the image is composed.
 
-use crate::{Span, is_page_aligned, u64_at};
+use crate::{Span, is_page_aligned, page_up, u64_at};
 
 /// The first eight bytes of a manifest; the last one is the version.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"BULLAIM\x01");
@@ -50,6 +50,17 @@ pub struct Segment {
     pub memory_bytes: u64,
     /// What the CPU may do with it.
     pub access: SegmentAccess,
+}
+
+impl Segment {
+    /// How many bytes of whole pages it has that are not in the image, and hence zero.
+    pub const fn zeroed_bytes(&self) -> u64 {
+        let (Some(memory), Some(file)) = (page_up(self.memory_bytes), page_up(self.file_bytes))
+        else {
+            return 0;
+        };
+        memory.saturating_sub(file)
+    }
 }
 
 /// Where boot finds the other parts of its image.

@@ -46,7 +46,7 @@ pub(crate) fn print(cpu: &Cpu, clock: &Clock, plan: &Plan, seal: &Seal) {
     say!(
         "seal: devices: {} descriptors fixed, {} of {} PCI functions may master the bus",
         seal.descriptors,
-        u8::from(plan.nic().is_some()),
+        seal.masters,
         seal.functions
     );
     say!(

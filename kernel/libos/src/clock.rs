@@ -57,7 +57,6 @@ pub struct TscClock {
     ticks_per_micro: u64,
     /// The wall clock when the service began, in microseconds since 1970-01-01 UTC.
     wall_micros: u64,
-    wall_source: u64,
 }
 
 const MICRO_SHIFT: u32 = 44;
@@ -72,7 +71,6 @@ impl TscClock {
             micros_per_tick: ((1_000_000_u128 << MICRO_SHIFT) / hz) as u64,
             ticks_per_micro: ((hz << TICK_SHIFT) / 1_000_000) as u64,
             wall_micros: 0,
-            wall_source: 0,
         }
     }
 
@@ -99,11 +97,6 @@ impl TscClock {
     pub fn unix_s(&self, now: Instant) -> u64 {
         self.wall_micros.saturating_add(now.micros) / 1_000_000
     }
-
-    /// Where the wall clock came from, as [`abi::handoff::ClockSource`]'s number.
-    pub fn wall_source(&self) -> u64 {
-        self.wall_source
-    }
 }
 
 #[cfg(target_os = "none")]
@@ -114,7 +107,6 @@ impl TscClock {
         let since = Self::from_rate(handoff.tsc_hz, handoff.wall_tsc).at_tsc(start);
         clock.wall_micros =
             handoff.wall_unix_s.saturating_mul(1_000_000).saturating_add(since.micros);
-        clock.wall_source = handoff.wall_source;
         clock
     }
 

@@ -94,11 +94,6 @@ impl Runtime {
         &self.executor
     }
 
-    /// The time now.
-    pub fn now(&self) -> Instant {
-        self.machine.clock.now()
-    }
-
     /// Runs for ever. `accept` gets each connection that was established from outside.
     pub fn run(mut self, mut accept: impl FnMut(Accepted, Instant)) -> ! {
         let mut memory = MemoryLine::new();

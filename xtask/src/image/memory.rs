@@ -1,18 +1,15 @@
 //! How much memory a machine needs for an image, to be compared with QEMU's `-m`.
 
+use abi::image::Segment;
 use abi::memory::Memory;
-use abi::page_up;
 
 use super::compose::Composed;
 use super::units;
 
 /// What an image needs: the very sum that boot compares with the machine.
 pub fn memory(image: &Composed) -> Memory {
-    let pages = |bytes: u64| page_up(bytes).unwrap_or(u64::MAX);
-    let zeroed = image.manifest.segments.iter().flatten();
-    let zeroed = zeroed.map(|part| pages(part.memory_bytes) - pages(part.file_bytes));
-    let bytes = image.loaded.length + zeroed.sum::<u64>();
-    Memory::of(bytes, image.header.heap_bytes, image.header.stack_bytes)
+    let zeroed: u64 = image.manifest.segments.iter().flatten().map(Segment::zeroed_bytes).sum();
+    Memory::of(image.loaded.length + zeroed, image.header.heap_bytes, image.header.stack_bytes)
 }
 
 /// The sum and its parts in MiB, as one line.

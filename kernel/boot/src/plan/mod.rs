@@ -3,6 +3,7 @@
 mod regions;
 
 use abi::handoff::{self, Handoff};
+use abi::image::Segment;
 use abi::memory::{large_page_tables, small_page_tables};
 use abi::{PAGE_BYTES, Span};
 use seal_core::{Audited, Kind, Layout, Promised, Violation};
@@ -57,8 +58,10 @@ pub(crate) struct Seal {
     pub(crate) descriptors: usize,
     /// How many bytes of ring 0 code stay.
     pub(crate) gate_bytes: usize,
-    /// How many PCI functions were asked whether they master the bus.
+    /// How many PCI functions were asked whether they may master the bus.
     pub(crate) functions: usize,
+    /// How many of them said yes.
+    pub(crate) masters: usize,
 }
 
 /// What boot found out before it could plan.
@@ -78,9 +81,8 @@ pub(crate) struct Found<'a> {
 /// How much memory an image needs in all, in bytes.
 pub(crate) fn needed_bytes(image: &Image) -> u64 {
     let header = image.configuration();
-    let pages = |bytes: u64| abi::page_up(bytes).unwrap_or(u64::MAX);
-    let zeroed = image.segments().map(|part| pages(part.memory_bytes) - pages(part.file_bytes));
-    let loaded = image.span().length + zeroed.sum::<u64>();
+    let zeroed: u64 = image.segments().map(Segment::zeroed_bytes).sum();
+    let loaded = image.span().length + zeroed;
     abi::memory::Memory::of(loaded, header.heap_bytes, header.stack_bytes).total()
 }
 
@@ -134,11 +136,6 @@ impl Plan {
     /// Everything the sealed machine maps.
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
-    }
-
-    /// The network card, if there is one.
-    pub(crate) fn nic(&self) -> Option<&Nic> {
-        self.nic.as_ref()
     }
 
     /// Writes all that stays of ring 0: text, constants, descriptor tables, the drop's frame.
@@ -267,6 +264,7 @@ impl Plan {
             descriptors,
             gate_bytes: gate_text_bytes(),
             functions: machine.bus.count(),
+            masters: machine.bus.other_masters(None),
         })
     }
 

@@ -63,9 +63,9 @@ impl Addresses {
         let mut bss = None;
         for segment in image.segments() {
             end = page_up(segment.address + segment.memory_bytes).unwrap_or(end);
-            let in_image = segment.address + page_up(segment.file_bytes).unwrap_or(0);
-            if end > in_image {
-                bss = Some(Span::new(base + in_image, end - in_image));
+            let zeroed = segment.zeroed_bytes();
+            if zeroed > 0 {
+                bss = Some(Span::new(base + end - zeroed, zeroed));
             }
         }
         let mut cursor = Cursor(base + end + PAGE_BYTES);
