@@ -91,7 +91,10 @@ fn registers(machine: &Machine) -> Vec<(u64, u64)> {
 fn no_two_devices_registers_share_an_address() {
     for chipset in [Chipset::Q35, Chipset::Pc] {
         for firmware in [Firmware::SeaBios, Firmware::Qboot] {
-            let machine = probe("control", |builder| builder.chipset(chipset).firmware(firmware));
+            // It powers off at its end, and has to be asked afterwards.
+            let machine = probe("control", |builder| {
+                builder.chipset(chipset).firmware(firmware).extra_args(["-no-shutdown"])
+            });
             machine.wait_for("PROBE control: end", PATIENCE).unwrap();
             let mut all = registers(&machine);
             all.sort_unstable();
