@@ -104,6 +104,11 @@ impl<T: Transport> Tpm<T> {
         }
     }
 
+    /// The transport, for whoever has a command of its own.
+    pub fn transport_mut(&mut self) -> &mut T {
+        &mut self.transport
+    }
+
     /// The last answer's bytes, to be erased.
     pub(crate) fn answer_mut(&mut self) -> &mut [u8] {
         &mut self.answer
