@@ -51,6 +51,25 @@ impl Image {
         self.own.boot()
     }
 
+    /// Shows the service as it lies in the image, not yet relocated: everything from boot's end to
+    /// the configuration, zeros between the parts included.
+    pub(crate) fn show_service<R>(&self, look: impl FnOnce(&[u8]) -> R) -> Result<R, Refusal> {
+        let start = self.own.boot().length;
+        let end = self.manifest.configuration.start;
+        let length = end.checked_sub(start);
+        let shown = length.and_then(|length| self.own.show(Span::new(start, length), look));
+        shown.ok_or(Refusal::Image(abi::image::Malformed::Field {
+            name: "configuration",
+            value: end,
+        }))
+    }
+
+    /// The configuration section, header and payload.
+    pub(crate) fn configuration_bytes(&self) -> &'static [u8] {
+        // `find` has seen that it is there.
+        self.own.bytes(self.manifest.configuration).unwrap_or(&[])
+    }
+
     /// The header of the configuration section.
     pub(crate) fn configuration(&self) -> &Header {
         &self.configuration

@@ -36,8 +36,9 @@ impl Physical for FirmwareMemory {
             return None;
         }
         // SAFETY: the span is mapped one to one and readable (the first 4 GiB are). It is read
-        // before `Memory` hands out the first frame, so nothing of ours changes under the slice;
-        // any bytes are valid `u8`s.
+        // before `Memory` hands out the first frame, or it is what firmware left for us, which
+        // `Memory` never hands out; so nothing of ours changes under the slice. Any bytes are valid
+        // `u8`s.
         Some(unsafe { core::slice::from_raw_parts(address as *const u8, length as usize) })
     }
 }
@@ -131,8 +132,9 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// The loader's map without the first megabyte, our image, and what boot cannot reach.
-    pub(crate) fn new(map: &[MemoryRange], image: Span) -> Result<Self, Refusal> {
+    /// The loader's map without the first megabyte, our image, what firmware left for us, and what
+    /// boot cannot reach.
+    pub(crate) fn new(map: &[MemoryRange], image: Span, kept: [Span; 3]) -> Result<Self, Refusal> {
         let mut memory = Self { free: ArrayVec::new(), found_bytes: 0, needed_bytes: 0 };
         for range in map.iter().filter(|range| range.is_usable) {
             memory.found_bytes = memory.found_bytes.saturating_add(range.span.length);
@@ -141,8 +143,9 @@ impl Memory {
         for used in map.iter().filter(|range| !range.is_usable).map(|range| range.span) {
             memory.remove(used)?;
         }
-        memory.remove(LOW)?;
-        memory.remove(image)?;
+        for span in [LOW, image].into_iter().chain(kept) {
+            memory.remove(span)?;
+        }
         Ok(memory)
     }
 

@@ -17,6 +17,7 @@ use crate::arch::{console, controls};
 use crate::describe::Firmware;
 use crate::devices::virtio_net::{Nic, Queue};
 use crate::image::Image;
+use crate::measure::Measured;
 use crate::memory::{Arena, Frames, LARGE_BYTES, Memory, ReadBack, gate_blob};
 use crate::quiet::Machine;
 use crate::refusal::Refusal;
@@ -35,6 +36,8 @@ struct GateFrames {
     tss: Frames,
     stack: Frames,
     interrupt_stacks: [Frames; 3],
+    /// Where the TPM's answers are kept, if there is a TPM.
+    tpm_answer: Option<Frames>,
 }
 
 /// The layout and the frames behind it.
@@ -45,6 +48,7 @@ pub(crate) struct Plan {
     stack: Frames,
     bridge: Option<Frames>,
     nic: Option<Nic>,
+    tpm: Option<Measured>,
     apic: u64,
 }
 
@@ -78,7 +82,7 @@ pub(crate) struct Found<'a> {
     pub(crate) clock: &'a Clock,
 }
 
-/// How much memory an image needs in all, in bytes.
+/// How much memory an image needs in all, in bytes. A TPM needs 100 KiB more.
 pub(crate) fn needed_bytes(image: &Image) -> u64 {
     let header = image.configuration();
     let zeroed: u64 = image.segments().map(Segment::zeroed_bytes).sum();
@@ -91,11 +95,12 @@ impl Plan {
     pub(crate) fn new(
         found: &Found<'_>,
         nic: Option<Nic>,
+        tpm: Option<Measured>,
         placement: u32,
         memory: &mut Memory,
     ) -> Result<(Self, Arena), Refusal> {
         let header = found.image.configuration();
-        let addresses = Addresses::choose(found, nic.as_ref(), placement);
+        let addresses = Addresses::choose(found, nic.as_ref(), tpm.as_ref(), placement);
         // The heap first: it is the largest, and the rest fits around it. Where lining it up with
         // 2 MiB pages would waste more than the machine has, small pages do.
         let like = addresses.heap.start;
@@ -107,7 +112,7 @@ impl Plan {
             }
         };
         let heap_span = heap.span();
-        let gate = take_gate(memory)?;
+        let gate = take_gate(memory, tpm.is_some())?;
         let bss = match addresses.bss {
             Some(bss) => Some(memory.take("the service's data", bss.length)?.span()),
             None => None,
@@ -119,13 +124,13 @@ impl Plan {
         ))?;
         let frames = regions::ServiceFrames { heap: heap_span, bss, stack: stack.span() };
         let apic = found.machine.apic.address();
-        let draft = regions::draft(found, &addresses, &frames, nic.as_ref())?;
+        let draft = regions::draft(found, &addresses, &frames, nic.as_ref(), tpm.as_ref())?;
         let layout = regions::add_gate(draft, &gate, apic, tables.span())?;
         for region in layout.regions() {
             let frames = Span::new(region.phys, region.length);
             tables.map(region.virt, frames, region.kind.promise())?;
         }
-        Ok((Self { layout, addresses, gate, stack, bridge: Some(bridge), nic, apic }, tables))
+        Ok((Self { layout, addresses, gate, stack, bridge: Some(bridge), nic, tpm, apic }, tables))
     }
 
     /// The service's first address.
@@ -163,6 +168,7 @@ impl Plan {
             on_stop: found.image.configuration().on_stop,
             service: self.addresses.span(),
             timer_rate: found.clock.timer_rate,
+            quote: self.tpm.as_ref().map(Measured::quote),
         };
         data.write(self.gate.data.words_mut());
         gate::write_idt(self.gate.idt.words_mut());
@@ -183,6 +189,7 @@ impl Plan {
             receive: self.addresses.queue(&nic.receive),
             transmit: self.addresses.queue(&nic.transmit),
         });
+        let secret = self.tpm.as_ref().and_then(Measured::secret);
         let mut handoff = Handoff {
             magic: handoff::MAGIC,
             bytes: size_of::<Handoff>() as u64,
@@ -196,14 +203,15 @@ impl Plan {
             wall_unix_s: found.clock.wall_unix_s,
             wall_source: found.clock.wall_source as u64,
             generation_id: self.addresses.generation_id.unwrap_or(0),
-            record: Span::default(),
-            sealed_secret: [0; 4],
-            has_sealed_secret: 0,
+            record: self.addresses.record.unwrap_or_default(),
+            sealed_secret: secret.map_or([0; 4], |secret| *secret),
+            has_sealed_secret: u64::from(secret.is_some()),
             nic,
         };
         let offset = self.handoff_address() - self.addresses.stack.start;
         self.stack.put(offset, handoff);
         handoff.seed.zeroize();
+        handoff.sealed_secret.zeroize();
     }
 
     /// Crosses to tables of our own through which nobody can write the sealed ones, and puts the
@@ -289,7 +297,7 @@ fn gate_text_bytes() -> usize {
     blob.len().saturating_sub(gate_at)
 }
 
-fn take_gate(memory: &mut Memory) -> Result<GateFrames, Refusal> {
+fn take_gate(memory: &mut Memory, has_tpm: bool) -> Result<GateFrames, Refusal> {
     let mut page = || memory.take("the gate", PAGE_BYTES);
     Ok(GateFrames {
         tail: page()?,
@@ -300,6 +308,7 @@ fn take_gate(memory: &mut Memory) -> Result<GateFrames, Refusal> {
         tss: page()?,
         stack: page()?,
         interrupt_stacks: [page()?, page()?, page()?],
+        tpm_answer: if has_tpm { Some(page()?) } else { None },
     })
 }
 
