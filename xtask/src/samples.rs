@@ -86,8 +86,12 @@ pub fn probe(guest: &Guest, act: &str, folder: &Path) -> Result<PathBuf, Error> 
     write(&composed, &folder.join(format!("probe-{act}.elf")))
 }
 
+/// Writes the image for the direct path, whose place is returned, and the one for UEFI firmware
+/// beside it.
 fn write(image: &Composed, path: &Path) -> Result<PathBuf, Error> {
     fs::write(path, &image.bytes).map_err(while_doing(path.display()))?;
+    let efi = path.with_extension("efi");
+    fs::write(&efi, &image.efi).map_err(while_doing(efi.display()))?;
     Ok(path.to_owned())
 }
 

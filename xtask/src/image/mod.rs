@@ -15,6 +15,7 @@ mod identity;
 #[cfg(test)]
 mod identity_tests;
 mod memory;
+mod pe;
 mod service;
 #[cfg(test)]
 mod sketch;
