@@ -73,6 +73,8 @@ fn start(door: Door) -> ! {
 /// Where the UEFI door calls while the firmware is still there. It does not go back to the firmware:
 /// that would start whatever comes next in its list, with our failure among its measurements.
 fn start_efi(services: arch::efi::Services) -> Frames {
+    // The firmware's console may be ours too, and it rarely ends its line.
+    say!("");
     efi::take(services).unwrap_or_else(|refusal| refuse(&refusal))
 }
 
