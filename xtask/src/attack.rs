@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use machine::outside::{self, Image, Snapshot};
 use machine::process::{self, POLL};
-use machine::{Machine, Net, Swtpm};
+use machine::{Machine, Net};
 use tempfile::TempDir;
 
 use crate::build::{self, Guest};
@@ -179,22 +179,21 @@ fn work(
 pub fn attempt(guest: &Guest, act: &Act, folder: &Path) -> Result<Row, Error> {
     let image = samples::probe(guest, &act.name, folder)?;
     let file = Image::read(&image)?;
-    // A TPM of its own, which no other act has touched.
-    let interface = act.setup.tpm();
-    let swtpm = interface.map(|_| Swtpm::pristine()).transpose()?;
-    let running = swtpm.as_ref().map(Swtpm::start).transpose()?;
-    let plugged = running.iter().zip(interface).flat_map(|(it, how)| it.arguments(how));
-    let machine = Machine::builder(&image)
+    let builder = Machine::builder(&image)
         .memory_mib(act.setup.memory_mib())
         .chipset(act.setup.chipset())
         .firmware(act.setup.firmware())
         .net(Net::User { ports: Vec::new() })
         .extra_args(act.setup.devices().iter().copied())
-        .extra_args(plugged)
         // After the gate has reset the machine it stays as it was, to be read.
         .extra_args(["-no-shutdown"])
-        .deadline(2 * PATIENCE)
-        .start()?;
+        .deadline(2 * PATIENCE);
+    // A TPM of its own, which no other act has touched.
+    let builder = match act.setup.tpm() {
+        Some(interface) => builder.tpm(interface),
+        None => builder,
+    };
+    let machine = builder.start()?;
     let seen = match watch(&machine, act) {
         Ok(()) => Outcome::read(&act.name, &machine.console().text()),
         Err(machine::Error::Interrupted) => return Err(machine::Error::Interrupted.into()),

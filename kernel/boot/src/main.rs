@@ -15,6 +15,7 @@ mod memory;
 
 mod describe;
 mod devices;
+mod efi;
 mod image;
 mod plan;
 mod quiet;
@@ -24,17 +25,18 @@ mod report;
 use core::convert::Infallible;
 
 use crate::arch::console::say;
+use crate::describe::Door;
 use crate::image::Image;
-use crate::memory::Memory;
+use crate::memory::{Frames, Memory};
 use crate::plan::{Found, Plan};
 use crate::refusal::Refusal;
 
 /// The whole life of ring 0, one step a line.
-fn boot(start_info: u64) -> Result<Infallible, Refusal> {
+fn boot(door: Door) -> Result<Infallible, Refusal> {
     let cpu = &arch::cpu::require()?;
-    let firmware = &describe::describe(start_info)?;
+    let firmware = &describe::describe(door)?;
     let image = &Image::find()?;
-    let mut memory = Memory::new(&firmware.memory, image.span())?;
+    let mut memory = Memory::new(&firmware.memory, [image.span(), firmware.taken])?;
     memory.expect(plan::needed_bytes(image));
 
     let machine = &quiet::quiet(firmware, &memory)?;
@@ -48,6 +50,9 @@ fn boot(start_info: u64) -> Result<Infallible, Refusal> {
     plan.write_gate(&found)?;
     plan.write_handoff(&found, &entropy);
     drop(entropy);
+    if firmware.leaves_copies {
+        memory.wipe_free();
+    }
 
     // From the bridge on, nothing can write the sealed tables any more: what the audit reads is
     // what will be in force.
@@ -57,11 +62,23 @@ fn boot(start_info: u64) -> Result<Infallible, Refusal> {
     plan.leave(&tables)
 }
 
-/// Where the entry stub calls. A machine that cannot be sealed must not serve, so it halts.
-fn start(start_info: u64) -> ! {
+/// Where both doors arrive. A machine that cannot be sealed must not serve, so it halts.
+fn start(door: Door) -> ! {
     arch::console::prepare();
     arch::exceptions::prepare();
-    let Err(refusal) = boot(start_info);
+    let Err(refusal) = boot(door);
+    refuse(&refusal)
+}
+
+/// Where the UEFI door calls while the firmware is still there. It does not go back to the firmware:
+/// that would start whatever comes next in its list, with our failure among its measurements.
+fn start_efi(services: arch::efi::Services) -> Frames {
+    // The firmware's console may be ours too, and it rarely ends its line.
+    say!("");
+    efi::take(services).unwrap_or_else(|refusal| refuse(&refusal))
+}
+
+fn refuse(refusal: &Refusal) -> ! {
     say!("boot: refused: {refusal}");
     arch::halt()
 }

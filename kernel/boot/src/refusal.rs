@@ -14,12 +14,16 @@ pub(crate) enum Refusal {
     BusMasters { others: usize },
     /// The clock that the time stamp counter would be measured against is not there.
     ClockSource,
+    /// Somebody gave a command line, which nobody has measured.
+    CommandLine { bytes: u32 },
     /// The configuration section is not what it should be.
     Configuration(abi::configuration::Malformed),
     /// The CPU lacks features.
     CpuLacks(Missing),
     /// A device does not behave as virtio says.
     Device { what: &'static str },
+    /// UEFI firmware did not do what boot asked of it.
+    Efi { what: &'static str },
     /// A table of the firmware's is not there or not whole.
     Firmware { what: &'static str },
     /// The image is not what `xtask image` writes.
@@ -66,11 +70,18 @@ impl fmt::Display for Refusal {
                     "no clock to measure the time stamp counter with; give the machine an ACPI PM timer or a PIT"
                 )
             }
+            Self::CommandLine { bytes } => {
+                write!(
+                    f,
+                    "a command line of {bytes} bytes was given, which nobody has measured; start the image without one"
+                )
+            }
             Self::Configuration(malformed) => write!(f, "{malformed}; compose the image again"),
             Self::CpuLacks(missing) => {
                 write!(f, "the CPU lacks {missing}; use a CPU model that has it (QEMU: -cpu max)")
             }
             Self::Device { what } => write!(f, "virtio-net: {what}"),
+            Self::Efi { what } => write!(f, "UEFI firmware: {what}"),
             Self::Firmware { what } => write!(f, "firmware: {what}"),
             Self::Image(malformed) => write!(f, "{malformed}"),
             Self::Memory { needed_mib, found_mib, what } => write!(

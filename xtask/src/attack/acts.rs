@@ -4,7 +4,8 @@
 //! of one differ, both outcomes are listed and a note says why.
 
 use abi::gate::{IDLE, LOG, QUOTE, STOP, TPM_READ};
-use machine::{Chipset, Firmware, Interface};
+use machine::tpm::Interface;
+use machine::{Chipset, Firmware};
 
 use super::Outcome;
 

@@ -6,7 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use machine::outside::{self, Image, Snapshot};
-use machine::{Firmware, Interface, Machine, Net, Swtpm, process, swtpm};
+use machine::tpm::Interface;
+use machine::{Firmware, Machine, Net, process};
 
 use super::patch::Checker;
 use crate::build::{self, Guest};
@@ -54,17 +55,11 @@ pub(super) struct Trial<'a> {
     pub(super) has_tpm: bool,
 }
 
-/// A machine, with its TPM if it has one.
-struct Rig {
-    machine: Machine,
-    _tpm: Option<(Swtpm, swtpm::Running)>,
-}
-
 impl Trial<'_> {
     /// Boot's audit and the walk from outside: two boots, because some things must differ.
     pub(super) fn machine(&self) -> Result<[(Checker, Seen); 2], Error> {
         let image = samples::probe(self.guest, "control", self.folder)?;
-        let Rig { machine: first, _tpm } = self.control(&image)?;
+        let first = self.control(&image)?;
         let _ = first.wait_for(END_OF_CONTROL, LAST_WORDS);
         let console = first.console().text();
         let boot = match [REFUSED, WOULD_REFUSE].iter().find_map(|key| after(&console, key)) {
@@ -85,7 +80,7 @@ impl Trial<'_> {
         if first.wait_for(END_OF_CONTROL, LAST_WORDS).is_err() {
             return Ok(Seen::Noticed("the machine does not work".to_owned()));
         }
-        let again = Snapshot::take(&self.control(image)?.machine, MEMORY_MIB)?;
+        let again = Snapshot::take(&self.control(image)?, MEMORY_MIB)?;
         if base(&again) == base(&snapshot) {
             return Ok(Seen::Noticed("the base is the same in two boots".to_owned()));
         }
@@ -93,39 +88,27 @@ impl Trial<'_> {
     }
 
     /// Boots the probe that does nothing forbidden, and waits until it is through or boot refuses.
-    fn control(&self, image: &Path) -> Result<Rig, Error> {
-        let rig = self.small(image, &["-no-shutdown"])?;
-        let machine = &rig.machine;
+    fn control(&self, image: &Path) -> Result<Machine, Error> {
+        let machine = self.small(image).extra_args(["-no-shutdown"]).start()?;
         let is_through =
-            || Ok(machine.console().text().contains(REFUSED) || outside::is_over(machine)?);
-        wait_until(machine, is_through)?;
-        Ok(rig)
+            || Ok(machine.console().text().contains(REFUSED) || outside::is_over(&machine)?);
+        wait_until(&machine, is_through)?;
+        Ok(machine)
     }
 
-    fn small(&self, image: &Path, extra: &[&str]) -> Result<Rig, Error> {
-        let tpm = if self.has_tpm {
-            let swtpm = Swtpm::pristine()?;
-            let running = swtpm.start()?;
-            Some((swtpm, running))
-        } else {
-            None
-        };
-        let plugged = tpm.iter().flat_map(|(_, running)| running.arguments(Interface::Crb));
-        let machine = Machine::builder(image)
+    fn small(&self, image: &Path) -> machine::qemu::Builder {
+        let builder = Machine::builder(image)
             .memory_mib(MEMORY_MIB)
             .firmware(Firmware::Qboot)
             .net(Net::User { ports: Vec::new() })
-            .deadline(PATIENCE)
-            .extra_args(extra.iter().copied())
-            .extra_args(plugged)
-            .start()?;
-        Ok(Rig { machine, _tpm: tpm })
+            .deadline(PATIENCE);
+        if self.has_tpm { builder.tpm(Interface::Crb) } else { builder }
     }
 
     /// Whether boot alone, which does not go on, stops the machine before the service runs.
     pub(super) fn stops(&self) -> Result<Option<String>, Error> {
         let image = samples::probe(self.guest, "control", self.folder)?;
-        let Rig { machine, _tpm } = self.small(&image, &[])?;
+        let machine = self.small(&image).start()?;
         let is_through = || Ok(machine.console().text().contains(REFUSED));
         wait_until(&machine, is_through)?;
         let console = machine.console().text();
@@ -148,7 +131,7 @@ impl Trial<'_> {
     /// How an act ends.
     pub(super) fn act(&self, act: &str) -> Result<Ending, Error> {
         let image = samples::probe(self.guest, act, self.folder)?;
-        let Rig { machine, _tpm } = self.small(&image, &[])?;
+        let machine = self.small(&image).start()?;
         let is_through = || Ok(machine.console().text().contains(REFUSED));
         wait_until(&machine, is_through)?;
         Ok(Ending::of(&machine.console().text(), act))

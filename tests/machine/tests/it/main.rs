@@ -15,4 +15,5 @@ mod serve;
 mod sizes;
 mod stop;
 mod support;
+mod uefi;
 mod weakened;

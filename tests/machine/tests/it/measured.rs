@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use machine::outside::Image;
-use machine::{Firmware, Interface, Machine, Net, Swtpm};
+use machine::tpm::{Interface, State};
+use machine::{Firmware, Machine, Net};
 use tempfile::TempDir;
 use xtask::samples;
 
@@ -30,23 +31,20 @@ struct Told {
 impl Told {
     /// Boots a probe that tells everything and asks for a quote over 32 bytes `number`.
     #[track_caller]
-    fn by(swtpm: &Swtpm, interface: Interface, firmware: Firmware, number: u8) -> Self {
+    fn by(tpm: &State, interface: Interface, firmware: Firmware, number: u8) -> Self {
         let folder = TempDir::with_prefix("bulla-measured-").unwrap();
         let act = format!("quote {number:#x}");
         let image = samples::probe(&GUEST, &act, folder.path()).unwrap();
-        let running = swtpm.start().unwrap();
         let machine = Machine::builder(&image)
             .memory_mib(24)
             .firmware(firmware)
             .net(Net::User { ports: Vec::new() })
-            .extra_args(running.arguments(interface))
+            .tpm_with(interface, tpm.folder())
             .start()
             .unwrap();
         machine.wait_for_off(PATIENCE).unwrap();
         let console = machine.console().text();
         assert!(console.contains("no effect: the TPM answered"), "{console}");
-        // The next machine finds the TPM as this one left it.
-        running.process().wait(PATIENCE).unwrap();
         let mut parts: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         for line in console.lines().filter_map(|line| line.strip_prefix("TPM ")) {
             let (name, digits) = line.split_once(' ').unwrap();
@@ -288,13 +286,13 @@ fn assert_sealed_as_predicted(told: &Told) {
 }
 
 fn check(interface: Interface, firmware: Firmware, number: u8) {
-    let swtpm = Swtpm::pristine().unwrap();
-    let told = Told::by(&swtpm, interface, firmware, number);
+    let tpm = State::new().unwrap();
+    let told = Told::by(&tpm, interface, firmware, number);
     assert_quoted(&told, number);
     assert_predicted(&told, &["sha256"]);
     assert_log_replays(&told);
     assert_sealed_as_predicted(&told);
-    assert_eq!(told.part("ek_certificate"), fs::read(swtpm.ek_certificate()).unwrap());
+    assert_eq!(told.part("ek_certificate"), fs::read(tpm.folder().join("ek-secp384r1.crt")).unwrap());
     assert!(told.part("key_file").is_empty() && told.part("credential_answer").is_empty());
 }
 
@@ -317,8 +315,8 @@ fn firmware_that_has_used_the_tpm_changes_nothing_of_ours() {
 
 #[test]
 fn every_active_bank_is_extended() {
-    let swtpm = Swtpm::make("sha1,sha256,sha384,sha512").unwrap();
-    let told = Told::by(&swtpm, Interface::Crb, Firmware::Qboot, 7);
+    let tpm = State::with_banks("sha1,sha256,sha384,sha512").unwrap();
+    let told = Told::by(&tpm, Interface::Crb, Firmware::Qboot, 7);
     assert_predicted(&told, &["sha1", "sha256", "sha384", "sha512"]);
     assert_log_replays(&told);
     assert_quoted(&told, 7);
@@ -328,10 +326,10 @@ fn every_active_bank_is_extended() {
 /// the endorsement seed alone would be another each time.
 #[test]
 fn five_boots_have_one_attestation_key() {
-    let swtpm = Swtpm::pristine().unwrap();
+    let tpm = State::new().unwrap();
     let mut keys = Vec::new();
     for number in 0..5 {
-        let told = Told::by(&swtpm, Interface::Tis, Firmware::Qboot, number);
+        let told = Told::by(&tpm, Interface::Tis, Firmware::Qboot, number);
         assert_quoted(&told, number);
         keys.push(told.part("ak_public").to_vec());
     }
@@ -341,8 +339,8 @@ fn five_boots_have_one_attestation_key() {
 
 #[test]
 fn systemd_measure_predicts_pcr_11() {
-    let swtpm = Swtpm::pristine().unwrap();
-    let told = Told::by(&swtpm, Interface::Crb, Firmware::Qboot, 1);
+    let tpm = State::new().unwrap();
+    let told = Told::by(&tpm, Interface::Crb, Firmware::Qboot, 1);
     let (service, configuration) = told.measured();
     let (linux, cmdline) = (told.write("linux", &service), told.write("cmdline", &configuration));
     let tool = Path::new("/lib/systemd/systemd-measure");
@@ -364,8 +362,8 @@ fn systemd_measure_predicts_pcr_11() {
 #[test]
 fn one_bit_of_the_configuration_changes_pcr_11_and_12_and_nothing_else() {
     let values = |number| {
-        let swtpm = Swtpm::pristine().unwrap();
-        Told::by(&swtpm, Interface::Crb, Firmware::Qboot, number).banks()["sha256"].clone()
+        let tpm = State::new().unwrap();
+        Told::by(&tpm, Interface::Crb, Firmware::Qboot, number).banks()["sha256"].clone()
     };
     // The number is text in the probe's configuration: 0x10 and 0x11 differ in one bit.
     let (one, other) = (values(0x10), values(0x11));
@@ -377,19 +375,17 @@ fn one_bit_of_the_configuration_changes_pcr_11_and_12_and_nothing_else() {
 #[test]
 fn a_tpm_that_dies_while_boot_uses_it_is_refused() {
     for interface in Interface::ALL {
-        let swtpm = Swtpm::pristine().unwrap();
-        let running = swtpm.start().unwrap();
         let folder = TempDir::with_prefix("bulla-measured-").unwrap();
         let image = samples::probe(&GUEST, "control", folder.path()).unwrap();
-        let machine = Machine::builder(&image)
+        let mut machine = Machine::builder(&image)
             .firmware(Firmware::Qboot)
             .net(Net::User { ports: Vec::new() })
-            .extra_args(running.arguments(interface))
+            .tpm(interface)
             .extra_args(["-S"])
             .start()
             .unwrap();
         machine.monitor("info status").unwrap();
-        drop(running);
+        machine.unplug_tpm();
         machine.monitor("cont").unwrap();
         let line = machine.wait_for("boot: refused: ", PATIENCE).unwrap();
         assert!(line.contains("TPM"), "{line}");
