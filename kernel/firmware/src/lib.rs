@@ -1,5 +1,5 @@
-//! What the firmware says of a machine: PVH start info, UEFI's memory map and event log, and ACPI,
-//! parsed as hostile input.
+//! What the firmware and the host say of a machine: PVH start info, UEFI's memory map and event log,
+//! ACPI and KVM's clock, parsed as hostile input.
 //!
 //! Boot cannot avoid reading these, and it reads them in ring 0. So nothing here has `unsafe`,
 //! nothing indexes, nothing loops without a bound, and a table that lies costs at most a refusal.
@@ -13,6 +13,7 @@ extern crate std;
 
 mod acpi;
 pub mod event_log;
+pub mod kvmclock;
 mod memory_map;
 mod pvh;
 

@@ -13,6 +13,7 @@ pub(crate) mod efi;
 pub(crate) mod entropy;
 pub(crate) mod exceptions;
 pub(crate) mod gate;
+pub(crate) mod kvmclock;
 pub(crate) mod port;
 
 use core::arch::global_asm;
