@@ -56,12 +56,17 @@ impl Image {
     pub(crate) fn show_service<R>(&self, look: impl FnOnce(&[u8]) -> R) -> Result<R, Refusal> {
         let start = self.own.boot().length;
         let end = self.manifest.configuration.start;
-        let length = end.checked_sub(start);
-        let shown = length.and_then(|length| self.own.show(Span::new(start, length), look));
-        shown.ok_or(Refusal::Image(abi::image::Malformed::Field {
-            name: "configuration",
-            value: end,
-        }))
+        let shown = Span::new(start, end.saturating_sub(start));
+        let elsewhere = |value| {
+            Refusal::Image(abi::image::Malformed::Field { name: "configuration", value })
+        };
+        // Whatever else is used of the image has to be in what is shown.
+        let parts = self.segments().map(file_span).chain([self.manifest.relocations]);
+        let outside = parts.filter(|part| part.length > 0).find(|part| !shown.covers(part));
+        match outside {
+            Some(part) => Err(elsewhere(part.start)),
+            None => self.own.show(shown, look).ok_or(elsewhere(end)),
+        }
     }
 
     /// The configuration section, header and payload.

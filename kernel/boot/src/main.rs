@@ -17,6 +17,7 @@ mod describe;
 mod devices;
 mod efi;
 mod image;
+mod measure;
 mod plan;
 mod quiet;
 mod refusal;
@@ -40,12 +41,13 @@ fn boot(door: Door) -> Result<Infallible, Refusal> {
     memory.expect(plan::needed_bytes(image));
 
     let machine = &quiet::quiet(firmware, &memory)?;
-    let entropy = arch::entropy::draw()?;
+    let mut entropy = arch::entropy::draw()?;
+    let tpm = measure::measure(firmware, image, &mut entropy.password, &mut memory)?;
     let clock = &arch::clock::calibrate(firmware, machine, image)?;
     let nic = devices::nic(machine, image, &mut memory)?;
 
     let found = Found { cpu, firmware, image, machine, clock };
-    let (mut plan, tables) = Plan::new(&found, nic, entropy.placement, &mut memory)?;
+    let (mut plan, tables) = Plan::new(&found, nic, tpm, entropy.placement, &mut memory)?;
     image.relocate(plan.base())?;
     plan.write_gate(&found)?;
     plan.write_handoff(&found, &entropy);
@@ -58,6 +60,7 @@ fn boot(door: Door) -> Result<Infallible, Refusal> {
     // what will be in force.
     let tables = plan.cross_bridge(tables)?;
     let seal = plan.audit(&tables, &found)?;
+    plan.tell_tpm(&seal)?;
     report::print(cpu, clock, &plan, &seal);
     plan.leave(&tables)
 }

@@ -36,12 +36,20 @@ pub(crate) enum Refusal {
     NoEntropy(&'static str),
     /// The image wants a NIC and the machine has none we can drive.
     NoNic,
+    /// The boot record does not hold what it should.
+    Record(abi::record::Malformed),
     /// The service's own tables point outside of it.
     Relocation { offset: u64 },
     /// The seal was written wrong, or could not be read back as promised.
     Seal(Violation),
     /// The interrupt controller is locked in a mode that needs MSR writes after the seal.
     X2ApicLocked,
+    /// The TPM failed.
+    Tpm(tpm::Error),
+    /// ACPI names a TPM, and there is none, or one with another interface.
+    TpmAbsent,
+    /// ACPI names a TPM that is used in another way than through its registers.
+    TpmStart { method: u32 },
     /// VMware answers a port to ring 3, whatever the I/O bitmap says.
     VmwareBackdoor,
 }
@@ -96,6 +104,7 @@ impl fmt::Display for Refusal {
                     "the image needs a network card and none was found (QEMU: -device virtio-net-pci)"
                 )
             }
+            Self::Record(malformed) => write!(f, "{malformed}"),
             Self::Relocation { offset } => {
                 write!(
                     f,
@@ -107,6 +116,16 @@ impl fmt::Display for Refusal {
                 write!(
                     f,
                     "the firmware locked x2APIC mode, which needs MSR writes; unlock it in the firmware"
+                )
+            }
+            Self::Tpm(error) => write!(f, "the TPM fails: {error}"),
+            Self::TpmAbsent => {
+                write!(f, "no TPM is where ACPI says that there is one, or it is of another kind")
+            }
+            Self::TpmStart { method } => {
+                write!(
+                    f,
+                    "the TPM has start method {method}; only register interfaces at 0xfed40000 are known"
                 )
             }
             Self::VmwareBackdoor => {

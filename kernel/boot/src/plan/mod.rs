@@ -6,7 +6,10 @@ use abi::handoff::{self, Handoff};
 use abi::image::Segment;
 use abi::memory::{large_page_tables, small_page_tables};
 use abi::{PAGE_BYTES, Span};
-use seal_core::{Audited, Kind, Layout, Promised, Violation};
+use seal_core::{
+    Audited, Controls, Kind, Layout, Promised, Row, SealRecord, Violation, write_canonical,
+};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
 use crate::arch::clock::Clock;
@@ -56,6 +59,8 @@ pub(crate) struct Plan {
 pub(crate) struct Seal {
     /// What the walk of the tables counted.
     pub(crate) tables: Audited,
+    /// The CPU's registers.
+    pub(crate) controls: Controls,
     /// How many vectors have a gate.
     pub(crate) vectors: u16,
     /// How many descriptors point into packet buffers, and nowhere else.
@@ -207,7 +212,7 @@ impl Plan {
             wall_source: found.clock.wall_source as u64,
             generation_id: self.addresses.generation_id.unwrap_or(0),
             record: self.addresses.record.unwrap_or_default(),
-            sealed_secret: secret.map_or([0; 4], |secret| *secret),
+            sealed_secret: secret.as_ref().map_or([0; 4], |secret| **secret),
             has_sealed_secret: u64::from(secret.is_some()),
             nic,
         };
@@ -247,7 +252,8 @@ impl Plan {
             has_umip: cpu.has_umip,
             has_avx: cpu.has_avx,
         };
-        seal_core::audit_controls(&controls::read(tables.root()), &promised)?;
+        let controls = controls::read(tables.root());
+        seal_core::audit_controls(&controls, &promised)?;
         let gates = self.gate.idt.array().ok_or(Violation::MissingGate { vector: 0 })?;
         let vectors = seal_core::audit_idt(gates, text, gate::handler)?;
         let bytes = self.gate.gdt.bytes();
@@ -274,12 +280,27 @@ impl Plan {
         }
         Ok(Seal {
             tables: audited,
+            controls,
             vectors: vectors.gates(),
             descriptors,
             gate_bytes: gate_text_bytes(),
             functions: machine.bus.count(),
             masters: machine.bus.other_masters(None),
         })
+    }
+
+    /// Tells the TPM, if there is one, what was sealed: the last that it learns of this boot.
+    pub(crate) fn tell_tpm(&mut self, seal: &Seal) -> Result<(), Refusal> {
+        let Some(tpm) = &mut self.tpm else { return Ok(()) };
+        let base = self.addresses.base;
+        let mut layout = Hash(Sha256::new());
+        let rows = self.layout.regions().iter().map(|region| Row::of(region, base));
+        // A hash takes whatever is written.
+        let _done = write_canonical(rows, &mut layout);
+        let page = self.gate.text.bytes();
+        let text = page.get(..gate_text_bytes()).unwrap_or(page);
+        let (layout, text) = (layout.0.finalize().into(), Sha256::digest(text).into());
+        tpm.seal(&SealRecord::new(&seal.tables, &seal.controls, layout, text).encode())
     }
 
     /// Leaves. What was boot is wiped on the way out.
@@ -292,6 +313,16 @@ impl Plan {
         let stack = self.addresses.stack;
         // The ABI wants 16-byte alignment (System V AMD64, 3.2.2).
         (stack.start + stack.length - size_of::<Handoff>() as u64) & !15
+    }
+}
+
+/// A place to write text whose hash is all that is wanted.
+struct Hash(Sha256);
+
+impl core::fmt::Write for Hash {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.0.update(text);
+        Ok(())
     }
 }
 
