@@ -2,7 +2,7 @@
 
 use core::arch::{asm, global_asm};
 
-use abi::gate::{DEVICE_RANGE, IDLE, LOG, SPURIOUS_VECTOR, STOP, TIMER_VECTOR};
+use abi::gate::{DEVICE_RANGE, IDLE, LOG, QUOTE, SPURIOUS_VECTOR, STOP, TIMER_VECTOR, TPM_READ};
 use seal_core::{
     DOUBLE_FAULT_STACK, GDT_BYTES, GDT_HEAD, GDT_LIMIT, IDT_LIMIT, IO_MAP_BASE, KERNEL_CODE,
     KERNEL_DATA, MACHINE_CHECK_STACK, NMI_STACK, Stacks, TASK_STATE, TSS_BYTES, TSS_LIMIT,
@@ -35,6 +35,10 @@ pub(crate) const STACK: u64 = REGION + 0x8000;
 pub(crate) const INTERRUPT_STACKS: [u64; 3] = [REGION + 0xa000, REGION + 0xc000, REGION + 0xe000];
 /// The local APIC's registers.
 pub(crate) const LOCAL_APIC: u64 = REGION + 0x1_0000;
+/// The TPM's registers.
+pub(crate) const TPM: u64 = REGION + 0x1_1000;
+/// The TPM's last answer.
+pub(crate) const TPM_ANSWER: u64 = REGION + 0x1_2000;
 /// The page tables.
 pub(crate) const TABLES: u64 = REGION + 0x2_0000;
 
@@ -57,7 +61,42 @@ pub(crate) struct GateData {
     pub(crate) service: abi::Span,
     /// Timer ticks in 2^32 ticks of the time stamp counter.
     pub(crate) timer_rate: u64,
+    /// The one command that the TPM still gets, if there is a TPM.
+    pub(crate) quote: Option<Quote>,
 }
+
+/// The quote command, and how the gate brings it to the TPM.
+#[derive(Clone, Copy)]
+pub(crate) struct Quote {
+    /// How the TPM is talked to.
+    pub(crate) interface: QuoteInterface,
+    /// The whole command; the gate fills in 32 bytes from [`NONCE_AT`] on.
+    pub(crate) command: [u8; QUOTE_BYTES],
+}
+
+/// The number by which gate.s tells the interfaces apart; 0 means that there is no TPM.
+#[repr(u64)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QuoteInterface {
+    /// Command response buffer, data at offset 0x80.
+    Crb = 1,
+    /// FIFO.
+    Tis = 2,
+}
+
+/// Where in the quote command its 32 bytes belong.
+pub(crate) const NONCE_AT: usize = 29;
+
+/// Bytes of the quote command.
+pub(crate) const QUOTE_BYTES: usize = 73;
+
+/// Words of the data page where gate.s has the TPM's interface, the command's length and the command.
+const QUOTE_INTERFACE: usize = 128 / 8;
+const QUOTE_LENGTH: usize = 136 / 8;
+const QUOTE_COMMAND: usize = 256 / 8;
+
+// gate.s masks its place in the command with 127.
+const _: () = assert!(NONCE_AT + 32 <= QUOTE_BYTES && QUOTE_BYTES <= 127);
 
 impl GateData {
     /// Writes the page.
@@ -76,6 +115,28 @@ impl GateData {
         ];
         for (to, word) in page.iter_mut().zip(words) {
             *to = word;
+        }
+        if let Some(quote) = &self.quote {
+            quote.write(page);
+        }
+    }
+}
+
+impl Quote {
+    fn write(&self, page: &mut [u64]) {
+        let mut put = |at: usize, word: u64| {
+            if let Some(to) = page.get_mut(at) {
+                *to = word;
+            }
+        };
+        put(QUOTE_INTERFACE, self.interface as u64);
+        put(QUOTE_LENGTH, self.command.len() as u64);
+        for (at, bytes) in (QUOTE_COMMAND..).zip(self.command.chunks(8)) {
+            let mut word = [0; 8];
+            for (to, byte) in word.iter_mut().zip(bytes) {
+                *to = *byte;
+            }
+            put(at, u64::from_le_bytes(word));
         }
     }
 }
@@ -101,6 +162,8 @@ unsafe extern "C" {
     static gate_idle: u8;
     static gate_log: u8;
     static gate_stop: u8;
+    static gate_quote: u8;
+    static gate_tpm_read: u8;
 }
 
 /// Exceptions with a stub in gate.s, 16 bytes apart.
@@ -116,6 +179,8 @@ pub(crate) fn handler(vector: u8) -> Option<u64> {
         IDLE => &raw const gate_idle as u64,
         LOG => &raw const gate_log as u64,
         STOP => &raw const gate_stop as u64,
+        QUOTE => &raw const gate_quote as u64,
+        TPM_READ => &raw const gate_tpm_read as u64,
         _ if DEVICE_RANGE.contains(&vector) => &raw const gate_device as u64,
         _ => return None,
     };
@@ -131,7 +196,7 @@ pub(crate) fn write_idt(page: &mut [u64]) {
             18 => MACHINE_CHECK_STACK,
             _ => 0,
         };
-        let privilege = if matches!(vector, IDLE | LOG | STOP) { 3 } else { 0 };
+        let privilege = if matches!(vector, IDLE | LOG | STOP | QUOTE | TPM_READ) { 3 } else { 0 };
         *slot = match handler(vector) {
             Some(handler) => interrupt_gate(handler, stack, privilege),
             None => [0; 2],
