@@ -11,6 +11,7 @@
     clippy::unwrap_used
 )]
 
+pub mod client;
 pub mod command;
 mod commands;
 mod endorsement;
