@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::{predict, seal_key};
+use crate::commands::{enroll, eventlog, explain, policy, predict, seal_key, verify};
 use crate::error::{Class, Error};
 use crate::units::plain;
 
@@ -43,8 +43,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Verify(verify::Options),
     Predict(predict::Options),
+    Policy(policy::Options),
+    Enroll(enroll::Options),
     SealKey(seal_key::Options),
+    Eventlog(eventlog::Options),
+    Explain(explain::Options),
     /// Writes a completion script for a shell
     Completions {
         /// The shell
@@ -85,7 +90,12 @@ fn usage(error: &clap::Error) -> Result<Answer, Error> {
 
 fn answer(command: &Command) -> Result<Answer, Error> {
     match command {
+        Command::Verify(options) => verify::run(options),
         Command::Predict(options) => predict::run(options),
+        Command::Policy(options) => policy::run(options),
+        Command::Enroll(options) => enroll::run(options),
+        Command::Eventlog(options) => eventlog::run(options),
+        Command::Explain(options) => explain::run(options),
         Command::SealKey(options) => seal_key::run(options),
         Command::Completions { shell } => {
             let mut script = Vec::new();

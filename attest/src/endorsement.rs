@@ -3,11 +3,14 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use attest_core::policy::PlatformTrust;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
+use x509_parser::x509::X509Name;
 
 use crate::error::{Class, Error};
 use crate::input;
@@ -15,6 +18,14 @@ use crate::tpm::{Malformed, StorageKey};
 
 /// `tcg-kp-EKCertificate` (EK Credential Profile 2.5, section 3.2.16).
 const EK_PURPOSE: &str = "2.23.133.8.1";
+
+/// `tcg-at-tpmManufacturer`.
+const MAKER: &str = "2.23.133.2.1";
+
+/// Makers of TPMs that are programs on somebody's host (TCG Vendor ID Registry): libtpms as swtpm
+/// certifies it and as IBM's number, Microsoft, Google, VMware.
+const VIRTUAL_MAKERS: [&str; 5] =
+    ["ID:00001014", "ID:49424D00", "ID:4D534654", "ID:474F4F47", "ID:564D5700"];
 
 /// A certificate of an endorsement key.
 #[derive(Clone, Debug)]
@@ -25,6 +36,8 @@ pub struct EkCertificate {
     pub key: StorageKey,
     /// Who issued it, as it says itself.
     pub issuer: String,
+    /// Who made the TPM, as the certificate says.
+    pub maker: Option<String>,
 }
 
 /// Why a certificate is not one of an endorsement key that we trust.
@@ -66,16 +79,16 @@ impl EkCertificate {
     ///
     /// [`Untrusted`] if it is not of an endorsement key.
     pub fn parse(der: CertificateDer<'static>) -> Result<Self, Untrusted> {
-        let (key, issuer) = {
+        let (key, issuer, maker) = {
             let Ok(([], certificate)) = X509Certificate::from_der(&der) else {
                 return Err(Untrusted::Malformed);
             };
             check_purpose(&certificate)?;
             let spki = certificate.public_key().raw;
             let key = StorageKey::of_certificate(spki).map_err(Untrusted::Key)?;
-            (key, certificate.issuer().to_string())
+            (key, certificate.issuer().to_string(), maker(&certificate))
         };
-        Ok(Self { der, key, issuer })
+        Ok(Self { der, key, issuer, maker })
     }
 
     /// Whether one of the roots vouches for it at a time.
@@ -92,6 +105,31 @@ impl EkCertificate {
             .map(|_| ())
             .map_err(Untrusted::Path)
     }
+}
+
+impl EkCertificate {
+    /// Who has to be trusted if this TPM's word is: its host, for a TPM that is a program, or whoever
+    /// made the chip. It is the maker's own word, and the roots decide which makers may speak.
+    pub fn platform_trust(&self) -> PlatformTrust {
+        match &self.maker {
+            None => PlatformTrust::Unknown,
+            Some(maker) if VIRTUAL_MAKERS.contains(&maker.as_str()) => PlatformTrust::VtpmHost,
+            Some(_) => PlatformTrust::Tpm,
+        }
+    }
+}
+
+/// `tcg-at-tpmManufacturer` in the certificate's alternative name (EK Credential Profile 2.5, section
+/// 3.2.9): `id:` and eight digits.
+fn maker(certificate: &X509Certificate<'_>) -> Option<String> {
+    let names = certificate.subject_alternative_name().ok().flatten()?;
+    let directories = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DirectoryName(name) => Some(name),
+        _ => None,
+    });
+    let mut attributes = directories.flat_map(X509Name::iter_attributes);
+    let maker = attributes.find(|it| it.attr_type().to_id_string() == MAKER)?;
+    maker.as_str().ok().map(str::to_uppercase)
 }
 
 /// The purpose is looked at in the certificate itself: webpki would ask it of those above, too, and

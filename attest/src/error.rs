@@ -29,6 +29,17 @@ impl Class {
         ExitCode::from(self.number())
     }
 
+    /// What it means.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Usage => "usage, files or network",
+            Self::Evidence => "the evidence is invalid",
+            Self::Key => "its key is not trusted",
+            Self::Fresh => "it is not fresh, or not bound to this connection",
+            Self::Policy => "it is not what the policy demands",
+        }
+    }
+
     /// The exit code as a number.
     pub const fn number(self) -> u8 {
         match self {

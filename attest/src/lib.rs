@@ -15,6 +15,7 @@ pub mod client;
 pub mod command;
 mod commands;
 mod endorsement;
+pub mod enrolment;
 mod error;
 mod identity;
 pub mod image;

@@ -26,14 +26,17 @@ pub(crate) fn unhex_array<const N: usize>(text: &str) -> Option<[u8; N]> {
     unhex(text)?.try_into().ok()
 }
 
-/// Text from elsewhere, without what a terminal might take for an order: control characters, and
-/// the marks that turn the direction of what follows (Unicode TR 36, section 3.7).
+/// Text from elsewhere, without what a terminal might take for an order.
 pub(crate) fn plain(text: &str) -> String {
-    let is_order = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-    };
     text.chars().map(|c| if is_order(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Whether a terminal might take a character for an order: control characters, and the marks that turn
+/// the direction of what follows or cannot be seen (Unicode TR 36, section 3.7).
+pub(crate) fn is_order(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// A size as a `u64`.
