@@ -131,46 +131,8 @@ pub(crate) fn read_policy(path: &Path) -> Result<Policy, Error> {
 
 fn create(new: &New) -> Result<Answer, Error> {
     let prediction = new.machine.predict(&new.image)?;
-    let unfit =
-        |what: &str, hint| Error::Format { path: new.image.clone(), what: what.to_owned(), hint };
-    let authenticode = prediction.authenticode.ok_or_else(|| {
-        unfit("nobody measures this image before it runs", "name NAME.efi, not NAME.elf")
-    })?;
-    let gate = prediction.gate.filter(|_| prediction.is_sealed && !prediction.layouts.is_empty());
-    let gate = gate.ok_or_else(|| {
-        unfit("`seal audit` finds fault with this image", "`seal audit IMAGE` says which")
-    })?;
     let golden = new.golden.as_deref().map(golden).transpose()?;
-    let origins = if new.key_origin.is_empty() {
-        vec![Origin::Image, Origin::Ephemeral, Origin::Sealed]
-    } else {
-        new.key_origin.clone()
-    };
-    let name = new.name.clone().unwrap_or_else(|| {
-        new.image.file_stem().unwrap_or_default().to_string_lossy().into_owned()
-    });
-    let policy = Policy {
-        schema: SCHEMA.to_owned(),
-        image: Image {
-            name,
-            sha256: Hex(prediction.sha256.to_vec()),
-            authenticode_sha256: Hex(authenticode.to_vec()),
-            service_sha256: Hex(prediction.service.to_vec()),
-            configuration_sha256: Hex(prediction.configuration.to_vec()),
-        },
-        pcrs: Rules(rules(&prediction, golden.as_ref())),
-        seal: Seal {
-            layout_any: prediction.layouts.iter().map(|it| Hex(it.digest.to_vec())).collect(),
-            gate_sha256: Hex(gate.to_vec()),
-        },
-        require: Require {
-            key_origin_any: origins.iter().map(|it| origin_name(*it).to_owned()).collect(),
-            platform_trust_any: new.platform_trust.iter().map(|it| (*it).into()).collect(),
-            safe_clock: false,
-            min_reset_count: new.min_reset_count,
-            firmware_version_deny: Vec::new(),
-        },
-    };
+    let policy = policy_of(new, &prediction, golden.as_ref())?;
     let json = format!("{}\n", policy.to_json());
     // The reader has the last word on what a policy is.
     Policy::parse(json.as_bytes()).map_err(|error| Error::Format {
@@ -180,6 +142,50 @@ fn create(new: &New) -> Result<Answer, Error> {
     })?;
     input::write(&new.output, json.as_bytes(), Readers::Everybody)?;
     Ok(text_of(&policy).into())
+}
+
+fn policy_of(new: &New, prediction: &Prediction, golden: Option<&Pcrs>) -> Result<Policy, Error> {
+    let unfit =
+        |what: &str, hint| Error::Format { path: new.image.clone(), what: what.to_owned(), hint };
+    let authenticode = prediction.authenticode.ok_or_else(|| {
+        unfit("nobody measures this image before it runs", "name NAME.efi, not NAME.elf")
+    })?;
+    let gate = prediction.gate.filter(|_| prediction.is_sealed && !prediction.layouts.is_empty());
+    let gate = gate.ok_or_else(|| {
+        unfit("`seal audit` finds fault with this image", "`seal audit IMAGE` says which")
+    })?;
+    let name = new.name.clone().unwrap_or_else(|| {
+        new.image.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    });
+    let hex = |digest: &[u8; 32]| Hex(digest.to_vec());
+    Ok(Policy {
+        schema: SCHEMA.to_owned(),
+        image: Image {
+            name,
+            sha256: hex(&prediction.sha256),
+            authenticode_sha256: hex(&authenticode),
+            service_sha256: hex(&prediction.service),
+            configuration_sha256: hex(&prediction.configuration),
+        },
+        pcrs: Rules(rules(prediction, golden)),
+        seal: Seal {
+            layout_any: prediction.layouts.iter().map(|it| hex(&it.digest)).collect(),
+            gate_sha256: hex(&gate),
+        },
+        require: require(new),
+    })
+}
+
+fn require(new: &New) -> Require {
+    let all = [Origin::Image, Origin::Ephemeral, Origin::Sealed];
+    let origins = if new.key_origin.is_empty() { &all[..] } else { &new.key_origin };
+    Require {
+        key_origin_any: origins.iter().map(|it| origin_name(*it).to_owned()).collect(),
+        platform_trust_any: new.platform_trust.iter().map(|it| (*it).into()).collect(),
+        safe_clock: false,
+        min_reset_count: new.min_reset_count,
+        firmware_version_deny: Vec::new(),
+    }
 }
 
 const fn origin_name(origin: Origin) -> &'static str {
@@ -248,4 +254,102 @@ fn text_of(policy: &Policy) -> String {
         line(format!("resets   at least {count}"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::image::Kind;
+    use crate::predict::{Foretold, Layout, When};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        new: New,
+    }
+
+    fn new(options: &[&str]) -> New {
+        let line = [&["policy", "dir/edge.efi", "-o", "p"], options].concat();
+        Line::try_parse_from(line).unwrap().new
+    }
+
+    fn prediction() -> Prediction {
+        let foretold = |pcr, when, byte| Foretold { pcr, when, value: [byte; 32], of: "" };
+        Prediction {
+            sha256: [1; 32],
+            kind: Kind::Efi,
+            authenticode: Some([2; 32]),
+            signatures: 0,
+            service: [3; 32],
+            configuration: [4; 32],
+            gate: Some([5; 32]),
+            layouts: vec![Layout { machine: "usual", digest: [6; 32] }],
+            is_sealed: true,
+            pcrs: vec![
+                foretold(2, When::Always, 22),
+                foretold(3, When::Always, 23),
+                foretold(4, When::Always, 24),
+                foretold(7, When::Always, 27),
+                foretold(11, When::Booting, 28),
+                foretold(11, When::Sealed, 29),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_policy_pins_what_is_foretold_and_says_what_it_skips() {
+        let policy = policy_of(&new(&[]), &prediction(), None).unwrap();
+        assert_eq!(Policy::parse(policy.to_json().as_bytes()).as_ref(), Ok(&policy));
+        assert_eq!(policy.image.name, "edge");
+        let pinned = |byte| Rule::ExpectedAny(vec![Hex(vec![byte; 32])]);
+        let rules = &policy.pcrs.0;
+        assert_eq!((&rules[&2], &rules[&7]), (&pinned(22), &pinned(27)));
+        assert_eq!((&rules[&4], &rules[&11]), (&Rule::FromImage(true), &Rule::FromImage(true)));
+        assert!(
+            [0, 1, 5].iter().all(|pcr| matches!(&rules[pcr], Rule::Skip(why) if !why.is_empty()))
+        );
+        assert!(matches!(rules[&6], Rule::ExpectedAny(_)));
+    }
+
+    #[test]
+    fn what_a_trusted_boot_showed_is_pinned_too() {
+        let values = (0..16).map(|pcr| vec![100 + pcr; 32]).collect();
+        let algorithm = BANK;
+        let golden = Pcrs::new(vec![attest_core::pcrs::Bank { algorithm, values }]);
+        let policy = policy_of(&new(&[]), &prediction(), Some(&golden)).unwrap();
+        let pinned = |byte| Rule::ExpectedAny(vec![Hex(vec![byte; 32])]);
+        assert_eq!(policy.pcrs.0[&0], pinned(100));
+        assert_eq!(policy.pcrs.0[&1], pinned(101));
+        assert_eq!(policy.pcrs.0[&2], pinned(22));
+    }
+
+    #[test]
+    fn what_is_demanded_is_what_was_asked_for() {
+        let options =
+            ["--key-origin", "sealed", "--platform-trust", "tpm", "--min-reset-count", "7"];
+        let require = require(&new(&options));
+        assert_eq!(require.key_origin_any, ["sealed"]);
+        assert_eq!(require.platform_trust_any, [PlatformTrust::Tpm]);
+        assert_eq!(require.min_reset_count, Some(7));
+        let require = super::require(&new(&[]));
+        assert_eq!(require.key_origin_any, ["image", "ephemeral", "sealed"]);
+        assert_eq!(require.platform_trust_any, [PlatformTrust::VtpmHost, PlatformTrust::Tpm]);
+    }
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut Prediction)) {
+        let mut prediction = prediction();
+        change(&mut prediction);
+        assert!(policy_of(&new(&[]), &prediction, None).is_err());
+    }
+
+    #[test]
+    fn there_is_no_policy_for_an_image_that_nobody_measures_or_that_is_not_sealed() {
+        refused(|it| it.authenticode = None);
+        refused(|it| it.gate = None);
+        refused(|it| it.layouts.clear());
+        refused(|it| it.is_sealed = false);
+    }
 }

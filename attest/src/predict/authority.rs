@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     fn list_of(kind: Guid, entry_bytes: u32, data: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(LIST_BYTES + data.len()).unwrap();
+        let length = u32::try_from(LIST_BYTES.saturating_add(data.len())).unwrap();
         let fields = [length.to_le_bytes(), [0; 4], entry_bytes.to_le_bytes()].concat();
         [&kind[..], &fields, data].concat()
     }
