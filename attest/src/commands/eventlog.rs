@@ -7,9 +7,9 @@ use attest_core::evidence::Evidence;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{evidence_error, printed};
+use super::printed;
 use crate::command::Answer;
-use crate::error::Error;
+use crate::error::{Class, Error};
 use crate::input;
 use crate::units::{hex, plain, wide};
 
@@ -35,7 +35,11 @@ pub(crate) fn run(options: &Options) -> Result<Answer, Error> {
         Ok(evidence) => evidence.log,
         Err(_) => &bytes[..],
     };
-    let log = EventLog::parse(bytes).map_err(|error| evidence_error(&options.file, &error))?;
+    let log = EventLog::parse(bytes).map_err(|error| Error::Failed {
+        class: Class::Evidence,
+        what: format!("{}: {error}", options.file.display()),
+        hint: "Linux has its log in /sys/kernel/security/tpm0/binary_bios_measurements",
+    })?;
     Ok(if options.json { printed(&as_json(&log)) } else { as_text(&log).into() })
 }
 

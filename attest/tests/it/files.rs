@@ -33,6 +33,14 @@ fn a_log_replays_to_what_its_machine_read() {
     assert!(compared > 50, "{compared}");
 }
 
+/// Logs that are refused: bytes behind the last event, data of a vendor that end behind their event,
+/// an event without a digest by each of the log's functions.
+const REFUSED: [&str; 3] = [
+    "go-attestation/option_rom_eventlog",
+    "tpm2-tools/specid-vendordata.bin",
+    "tpm2-tools/event-uefivar.bin",
+];
+
 /// What `tpm2_eventlog` replays a log to: bank, PCR, value.
 fn by_tpm2_tools(path: &str) -> Option<Vec<(String, String, String)>> {
     let output = Command::new("tpm2_eventlog").arg(path).output().unwrap();
@@ -62,9 +70,8 @@ fn tpm2_eventlog_replays_every_log_to_the_same() {
     for log in logs.into_iter().map(text) {
         let Some(theirs) = by_tpm2_tools(&log) else { continue };
         let run = attest(&["eventlog", &log, "--json"]);
-        // Two logs that we refuse are named in the next test.
         if run.code != 0 {
-            assert!(log.contains("option_rom") || log.contains("specid-vendordata"), "{log}");
+            assert!(REFUSED.iter().any(|name| log.ends_with(name)), "{log}");
             continue;
         }
         let json = run.json();
@@ -83,9 +90,7 @@ fn tpm2_eventlog_replays_every_log_to_the_same() {
 
 #[test]
 fn a_log_that_is_none_is_invalid() {
-    for name in
-        ["go-attestation/option_rom_eventlog", "tpm2-tools/specid-vendordata.bin", "README.md"]
-    {
+    for name in REFUSED.into_iter().chain(["README.md"]) {
         attest(&["eventlog", &vector(name)]).ends(2);
     }
 }
