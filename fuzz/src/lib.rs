@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod client_hello;
 mod encodings;
 mod firmware;
 mod input;
@@ -18,6 +19,7 @@ mod tls;
 #[cfg(test)]
 mod replay;
 
+pub use self::client_hello::hello as tls_client_hello;
 pub use self::encodings::{
     configuration_header as abi_configuration_header, edge_config, log_escape,
     manifest as abi_manifest,
@@ -37,7 +39,7 @@ pub use self::tls::{incoming as tls_incoming, records as tls_records};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     ("abi_configuration_header", abi_configuration_header),
     ("abi_manifest", abi_manifest),
     ("edge_config", edge_config),
@@ -54,6 +56,7 @@ pub const TARGETS: [Target; 18] = [
     ("seal_image", seal_image),
     ("seal_tables", seal_tables),
     ("seal_tss", seal_tss),
+    ("tls_client_hello", tls_client_hello),
     ("tls_incoming", tls_incoming),
     ("tls_records", tls_records),
 ];

@@ -1,7 +1,7 @@
 //! A session that is no TLS: the same interface, records that anybody can read, and every rule of
 //! the interface checked. A real one would cost a handshake an input.
 
-use libos::tls::{Misbehaved, Parameters, RECORD_BYTES, SEAL_OVERHEAD, Session, TlsError};
+use libos::tls::{EXPORTER_BYTES, Misbehaved, Parameters, RECORD_BYTES, SEAL_OVERHEAD, Session, TlsError};
 
 /// A record's first byte, as the client sends it.
 pub(crate) mod kind {
@@ -162,6 +162,10 @@ impl Session for Plain {
 
     fn parameters(&self) -> Option<Parameters> {
         self.is_open.then_some(Parameters { suite: "none", group: "none" })
+    }
+
+    fn exporter(&self) -> Option<[u8; EXPORTER_BYTES]> {
+        None
     }
 
     fn rest(&mut self) {

@@ -14,6 +14,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 
+use super::choice::Choice;
 use super::{ServerSession, TlsError};
 
 /// The most certificates a chain may have.
@@ -33,6 +34,8 @@ pub trait WallClock: fmt::Debug + Send + Sync {
 #[derive(Clone)]
 pub struct ServerSettings {
     config: Arc<ServerConfig>,
+    /// For clients that offer the one protocol it names.
+    attested: Option<Arc<ServerConfig>>,
 }
 
 /// Why settings cannot be used.
@@ -84,7 +87,24 @@ impl ServerSettings {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self { config: Arc::new(config), attested: None })
+    }
+
+    /// The same settings, and besides them others for clients that offer `protocol`.
+    ///
+    /// With such a client that protocol is agreed, and [`Session::exporter`](super::Session) names
+    /// the connection. It is never resumed, and nothing is received before the handshake's end.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError::Protocol`] if that is no protocol's name.
+    pub fn with_attestation(self, protocol: &[u8]) -> Result<Self, SettingsError> {
+        if !(1..=255).contains(&protocol.len()) {
+            return Err(SettingsError::Protocol);
+        }
+        let mut attested = ServerConfig::clone(&self.config);
+        attested.alpn_protocols = [protocol.to_vec()].to_vec();
+        Ok(Self { attested: Some(Arc::new(attested)), ..self })
     }
 
     /// Begins the server's side of one connection.
@@ -93,7 +113,8 @@ impl ServerSettings {
     ///
     /// [`TlsError::Internal`] if the library refuses its own settings.
     pub fn accept(&self) -> Result<ServerSession, TlsError> {
-        Ok(ServerSession::new(UnbufferedServerConnection::new(self.config.clone())?))
+        let connection = UnbufferedServerConnection::new(self.config.clone())?;
+        Ok(ServerSession::new(connection, self.attested.clone().map(Choice::new)))
     }
 }
 
