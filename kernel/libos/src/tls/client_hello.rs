@@ -265,9 +265,12 @@ mod tests {
         extension(0, &list(&[&[0][..], &list(name)].concat()))
     }
 
-    /// What `message` offers: the server's name, then the protocols, or that it is not read.
+    /// The server's name, and the protocols.
+    type Offer<'a> = (Option<&'a [u8]>, &'a [&'a [u8]]);
+
+    /// What `message` offers, or that it is not read.
     #[track_caller]
-    fn check(message: &[u8], expected: Option<(Option<&[u8]>, &[&[u8]])>) {
+    fn check(message: &[u8], expected: Option<Offer<'_>>) {
         let seen = ClientHello::parse(message);
         let protocols: Option<Vec<_>> = seen.map(|hello| hello.protocols().collect());
         assert_eq!(seen.map(|hello| hello.server_name()), expected.map(|(name, _)| name));

@@ -8,6 +8,7 @@ mod choice;
 pub mod client_hello;
 mod error;
 mod exporter;
+pub mod identity;
 mod incoming;
 mod server;
 mod settings;
