@@ -3,7 +3,7 @@
 use seal_core::{Access, Kind, Ring};
 
 use crate::audit::{Predicted, Report};
-use crate::layout::{Place, Row, access_letters};
+use crate::layout::{Place, Row};
 use crate::text::{plain, push_line};
 use crate::units::{hex, size};
 use abi::PAGE_BYTES;
@@ -59,8 +59,8 @@ fn gap(end: Place, next: Place) -> Option<String> {
 
 fn line(from: &str, size: &str, kind: Option<Kind>, what: &str) -> String {
     let (service, gate) = match kind.map(Kind::promise) {
-        Some((access, Ring::Service, _)) => (access_letters(access), "---"),
-        Some((access, Ring::Gate, _)) => ("---", access_letters(access)),
+        Some((access, Ring::Service, _)) => (access.letters(), "---"),
+        Some((access, Ring::Gate, _)) => ("---", access.letters()),
         None => (" . ", " . "),
     };
     format!("{from:24}{size:>12}   {service}     {gate}   {what}")
@@ -90,8 +90,9 @@ fn what(row: &Row) -> &'static str {
         Kind::Doorbell => "the device's doorbell, none of its other registers (uncached)",
         Kind::Kvmclock => "the hypervisor's clock page",
         Kind::GenerationId => "VM generation id",
+        Kind::BootRecord => "boot record: what boot measured and the TPM said",
         Kind::GateText => "gate text: all of ring 0's code",
-        Kind::GateData => "gate data: port numbers, what to do after a stop",
+        Kind::GateData => "gate data: port numbers, what to do after a stop, the one TPM command",
         Kind::Idt => "IDT: the only ways into ring 0",
         Kind::Gdt => "GDT",
         Kind::Tss => "TSS: ring 0's stacks, and no port for ring 3",
@@ -99,6 +100,7 @@ fn what(row: &Row) -> &'static str {
         Kind::CrashRecord => "crash record",
         Kind::LocalApic => "local APIC registers (uncached)",
         Kind::TpmRegisters => "TPM registers (uncached)",
+        Kind::TpmAnswer => "the TPM's last answer",
         Kind::PageTables => "the page tables: read-only, and this is their only view",
     }
 }

@@ -7,11 +7,13 @@
 use abi::configuration::Header;
 use abi::image::{Manifest, SegmentAccess};
 use abi::memory::{large_page_tables, small_page_tables};
-use abi::{PAGE_BYTES, Span, page_up, ring};
-use seal_core::{Access, Cache, Draft, Kind, Layout, Region, Ring, Violation};
+use abi::{PAGE_BYTES, Span, page_up, record, ring};
+use seal_core::{Draft, Kind, Layout, Region, Rights, TPM_REGISTERS, Violation, write_canonical};
 use sha2::{Digest, Sha256};
 
 use crate::manifest::zeroed_bytes;
+
+pub use seal_core::{Place, Row};
 
 /// The lowest base that boot may choose: 16 TiB.
 const LOWEST_BASE: u64 = 16 << 40;
@@ -31,6 +33,10 @@ pub(crate) const GATE_STACK: Span = Span::new(GATE_REGION + 0x8000, PAGE_BYTES);
 /// The local APIC's registers.
 pub(crate) const LOCAL_APIC: u64 = GATE_REGION + 0x1_0000;
 
+/// The TPM's registers, where there is one, and where its answer is kept.
+pub(crate) const TPM: Span = Span::new(GATE_REGION + 0x1_1000, PAGE_BYTES);
+pub(crate) const TPM_ANSWER: Span = Span::new(GATE_REGION + 0x1_2000, PAGE_BYTES);
+
 /// The gate's text.
 pub(crate) const GATE_TEXT: u64 = GATE_REGION + 0x2000;
 
@@ -49,6 +55,10 @@ const GATE_PAGES: [(Kind, u64); 10] = [
     (Kind::LocalApic, LOCAL_APIC),
 ];
 
+/// The regions of ring 0 that only a machine with a TPM has, of one page each.
+const TPM_PAGES: [(Kind, u64); 2] =
+    [(Kind::TpmRegisters, TPM.start), (Kind::TpmAnswer, TPM_ANSWER.start)];
+
 /// Where the page tables are mapped, for ring 0 to read.
 const PAGE_TABLES: u64 = GATE_REGION + 0x2_0000;
 
@@ -60,6 +70,8 @@ const PLACEHOLDER_FRAMES: u64 = 1 << 20;
 pub struct Machine {
     /// Whether there is a NIC.
     pub has_nic: bool,
+    /// Whether there is a TPM.
+    pub has_tpm: bool,
     /// Whether the platform has a VM generation id.
     pub has_generation_id: bool,
     /// Whether both queues' doorbells are on one page, as they are unless a device is told to give
@@ -70,50 +82,46 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The machine that an image is made for: a NIC if it needs one, and nothing unusual.
+    /// The machine that an image is made for: a NIC if it needs one, no TPM and nothing unusual.
     pub const fn usual(header: &Header) -> Self {
         Self {
             has_nic: header.needs_nic,
+            has_tpm: false,
             has_generation_id: false,
             has_shared_doorbell: true,
             has_large_pages: true,
         }
     }
 
-    /// The usual machine, then one for each thing that may be different, with its name.
+    /// The usual machine, then one for each thing that may be different, with its name; then all
+    /// of them again with a TPM.
     pub fn variants(header: &Header) -> Vec<(&'static str, Self)> {
-        let usual = Self::usual(header);
-        let mut variants = vec![
-            ("usual", usual),
-            ("with a VM generation id", Self { has_generation_id: true, ..usual }),
-            ("heap in 4 KiB pages", Self { has_large_pages: false, ..usual }),
+        let without = [
+            "usual",
+            "with a VM generation id",
+            "heap in 4 KiB pages",
+            "a doorbell page for each queue",
         ];
-        if usual.has_nic {
-            let each = Self { has_shared_doorbell: false, ..usual };
-            variants.push(("a doorbell page for each queue", each));
-        }
-        variants
+        let with = [
+            "with a TPM",
+            "with a TPM and a generation id",
+            "with a TPM, 4 KiB pages",
+            "with a TPM, doorbell pages",
+        ];
+        let machines = |has_tpm| {
+            let usual = Self { has_tpm, ..Self::usual(header) };
+            [
+                usual,
+                Self { has_generation_id: true, ..usual },
+                Self { has_large_pages: false, ..usual },
+                Self { has_shared_doorbell: false, ..usual },
+            ]
+        };
+        let without = without.into_iter().zip(machines(false));
+        let named = without.chain(with.into_iter().zip(machines(true)));
+        // Without a NIC there are no doorbells.
+        named.filter(|(_, machine)| machine.has_nic || machine.has_shared_doorbell).collect()
     }
-}
-
-/// Where a region is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// At an offset from the service's base.
-    Service(u64),
-    /// At an address.
-    Gate(u64),
-}
-
-/// A region of the sealed address space, but for its frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// What it is for, and hence what may be done with it.
-    pub kind: Kind,
-    /// Where it is.
-    pub place: Place,
-    /// Its size in bytes.
-    pub length: u64,
 }
 
 /// The regions, ascending by address; nothing if the numbers are beyond any address.
@@ -145,7 +153,9 @@ pub fn predict(manifest: &Manifest, header: &Header, machine: &Machine) -> Optio
             rows.push(Row { kind, place: Place::Service(start), length });
         }
     }
-    let gate = GATE_PAGES.into_iter().map(|(kind, address)| (kind, address, PAGE_BYTES));
+    let tpm = TPM_PAGES.into_iter().filter(|_| machine.has_tpm);
+    let gate = GATE_PAGES.into_iter().chain(tpm);
+    let gate = gate.map(|(kind, address)| (kind, address, PAGE_BYTES));
     let tables = if machine.has_large_pages { large_page_tables } else { small_page_tables };
     let table_bytes = tables(header.heap_bytes).checked_mul(PAGE_BYTES)?;
     for (kind, address, length) in gate.chain([(Kind::PageTables, PAGE_TABLES, table_bytes)]) {
@@ -179,6 +189,9 @@ fn behind_the_service(
     if machine.has_generation_id {
         parts.push((Some(Kind::GenerationId), PAGE_BYTES));
     }
+    if machine.has_tpm {
+        parts.push((Some(Kind::BootRecord), record::BYTES));
+    }
     parts.push((Some(Kind::Stack), header.stack_bytes));
     parts.push((Some(Kind::Heap), header.heap_bytes));
     parts
@@ -198,65 +211,31 @@ pub fn check(rows: &[Row]) -> Result<Layout, Violation> {
 
 fn at_base(rows: &[Row], base: u64) -> Result<Layout, Violation> {
     let mut draft = Draft::new(52);
-    let mut phys = PLACEHOLDER_FRAMES;
+    let mut free = PLACEHOLDER_FRAMES;
     for row in rows {
+        // Only the TPM is where it is on every machine.
+        let phys = if row.kind == Kind::TpmRegisters { TPM_REGISTERS } else { free };
         let virt = match row.place {
             Place::Service(offset) => base.saturating_add(offset),
             Place::Gate(address) => address,
         };
         draft.push(Region { kind: row.kind, virt, phys, length: row.length })?;
-        phys = phys.saturating_add(row.length);
+        free = free.saturating_add(row.length);
     }
     draft.finish()
 }
 
-/// The regions as text, one a line, in the order of their addresses:
-///
-/// ```text
-/// bulla layout 1
-/// KIND|ADDRESS|LENGTH|RIGHTS
-/// ```
-///
-/// `KIND` is the kind in words; `ADDRESS` is `+0x..` from the service's base or `0x..` for ring 0;
-/// `LENGTH` is in bytes, `0x..`; `RIGHTS` is the ring, the access and the caching, such as
-/// `ring 3 r-x write-back`. Every line ends in a line feed, numbers are lower-case hexadecimal
-/// without leading zeros.
+/// The regions as text, one a line: [`seal_core::write_canonical`].
 pub fn canonical(rows: &[Row]) -> String {
-    let mut text = "bulla layout 1\n".to_owned();
-    for row in rows {
-        let Row { kind, place, length } = row;
-        let address = match place {
-            Place::Service(offset) => format!("+{offset:#x}"),
-            Place::Gate(address) => format!("{address:#x}"),
-        };
-        text.push_str(&format!("{kind}|{address}|{length:#x}|{}\n", rights(*kind)));
-    }
+    let mut text = String::new();
+    // A string takes whatever is written.
+    let _done = write_canonical(rows.iter().copied(), &mut text);
     text
 }
 
 /// The ring, the access and the caching of a kind of region.
 pub fn rights(kind: Kind) -> String {
-    let (access, ring, cache) = kind.promise();
-    let cache = match cache {
-        Cache::WriteBack => "write-back",
-        Cache::Uncached => "uncached",
-    };
-    format!("ring {} {} {cache}", ring_number(ring), access_letters(access))
-}
-
-pub(crate) const fn ring_number(ring: Ring) -> u8 {
-    match ring {
-        Ring::Gate => 0,
-        Ring::Service => 3,
-    }
-}
-
-pub(crate) const fn access_letters(access: Access) -> &'static str {
-    match access {
-        Access::Execute => "r-x",
-        Access::Read => "r--",
-        Access::ReadWrite => "rw-",
-    }
+    Rights(kind).to_string()
 }
 
 /// The SHA-256 of the [`canonical`] text.

@@ -225,6 +225,7 @@ fn variant(predicted: &Predicted) -> Value {
     Value::Object(vec![
         ("name", Value::text(predicted.name)),
         ("nic", Value::Bool(machine.has_nic)),
+        ("tpm", Value::Bool(machine.has_tpm)),
         ("generation_id", Value::Bool(machine.has_generation_id)),
         ("shared_doorbell", Value::Bool(machine.has_shared_doorbell)),
         ("large_pages", Value::Bool(machine.has_large_pages)),

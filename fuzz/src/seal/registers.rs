@@ -4,7 +4,7 @@
 //! equal to what our own code writes.
 
 use abi::Span;
-use abi::gate::{IDLE, LOG, SPURIOUS_VECTOR, STOP, TIMER_VECTOR};
+use abi::gate::{IDLE, LOG, QUOTE, SPURIOUS_VECTOR, STOP, TIMER_VECTOR, TPM_READ};
 use abi::ring::{
     Descriptor, RECEIVE_DESCRIPTORS, TRANSMIT_DESCRIPTORS, receive_descriptor, transmit_descriptor,
 };
@@ -153,10 +153,13 @@ pub fn gdt(data: &[u8]) {
     check(result, seen == good);
 }
 
+/// What ring 3 may call.
+const CALLS: [u8; 5] = [IDLE, LOG, STOP, QUOTE, TPM_READ];
+
 /// The vectors that have to have a gate.
 fn is_needed(vector: u8) -> bool {
     let is_exception = vector < 22 && vector != 9 && vector != 15;
-    is_exception || [TIMER_VECTOR, SPURIOUS_VECTOR, IDLE, LOG, STOP].contains(&vector)
+    is_exception || [TIMER_VECTOR, SPURIOUS_VECTOR].contains(&vector) || CALLS.contains(&vector)
 }
 
 /// The interrupt descriptor table.
@@ -198,7 +201,7 @@ fn interrupt_gate(vector: u8, target: u64) -> [u8; 16] {
         18 => 3,
         _ => 0,
     };
-    let rights = if [IDLE, LOG, STOP].contains(&vector) { 0xee } else { 0x8e };
+    let rights = if CALLS.contains(&vector) { 0xee } else { 0x8e };
     let [t0, t1, t2, t3, t4, t5, t6, t7] = target.to_le_bytes();
     [t0, t1, 8, 0, stack, rights, t2, t3, t4, t5, t6, t7, 0, 0, 0, 0]
 }

@@ -21,11 +21,40 @@ pub const STOP: u8 = 0x82;
 /// Reserved: `notify(queue)`, for transports whose doorbell shares a page with configuration.
 pub const NOTIFY: u8 = 0x83;
 
-/// Reserved: `quote(nonce)`, the one TPM command that is left after the seal.
+/// `quote(rdi, rsi, rdx, r8 = 32 bytes)`: starts the one TPM command that is left after the seal.
+///
+/// The bytes are the quote's qualifying data, the lowest byte of `rdi` first; boot wrote the rest of
+/// the command. It never waits for the TPM to compute. Returns in `rax` one of [`QUOTE_STARTED`],
+/// [`QUOTE_BUSY`] and [`QUOTE_ABSENT`]; `rcx` and `rdx` are zero.
 pub const QUOTE: u8 = 0x84;
 
-/// Reserved: `tpm_read(offset)`, eight bytes of the TPM's answer.
+/// `tpm_read(rdi = offset)`: eight bytes of the TPM's answer to the last quote.
+///
+/// The offset is rounded down to a multiple of 8. Returns the bytes in `rax`, the first one lowest,
+/// and in `rdx` one of [`ANSWER_READY`], [`ANSWER_PENDING`] and [`ANSWER_FAILED`]; beyond the
+/// answer's end, and without an answer, the bytes are zero. `rcx` is zero.
 pub const TPM_READ: u8 = 0x85;
+
+/// The command was started; [`TPM_READ`] says when there is an answer.
+pub const QUOTE_STARTED: u64 = 0;
+
+/// An earlier command has not been answered, or the TPM does not take one at the moment.
+pub const QUOTE_BUSY: u64 = 1;
+
+/// The machine has no TPM.
+pub const QUOTE_ABSENT: u64 = 2;
+
+/// The answer is complete.
+pub const ANSWER_READY: u64 = 0;
+
+/// The TPM is still computing.
+pub const ANSWER_PENDING: u64 = 1;
+
+/// There is no answer: nothing was asked, the TPM failed, or there is none.
+pub const ANSWER_FAILED: u64 = 2;
+
+/// The longest answer that the gate keeps: a P-256 quote with 16 PCRs takes some 240 bytes.
+pub const ANSWER_BYTES: usize = 512;
 
 /// How many bytes one [`LOG`] call carries.
 pub const LOG_BYTES: usize = 16;

@@ -1,12 +1,12 @@
 //! What boot leaves for the service: one structure at the top of the service's stack.
 //!
-//! It lies in memory that the service may write, because it holds the CSPRNG's seed, and whoever
-//! reads a seed must be able to erase it.
+//! It lies in memory that the service may write, because it holds the CSPRNG's seed and the sealed
+//! secret, and whoever reads a secret must be able to erase it.
 
 use crate::Span;
 
 /// The first field of every handoff; the last byte is the version.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"BULLAHO\x01");
+pub const MAGIC: u64 = u64::from_le_bytes(*b"BULLAHO\x02");
 
 /// One virtqueue, as boot set it up. All addresses are the service's.
 #[repr(C)]
@@ -86,6 +86,12 @@ pub struct Handoff {
     /// Sixteen read-only bytes that change when the machine is cloned or restored from a snapshot
     /// (the ACPI VM generation id), or 0 if the platform offers none.
     pub generation_id: u64,
+    /// The boot record ([`crate::record`]), read-only; empty if the machine has no TPM.
+    pub record: Span,
+    /// What the TPM unsealed for this image, first byte lowest. The service erases it once used.
+    pub sealed_secret: [u64; 4],
+    /// 1 if there is a sealed secret, else 0.
+    pub has_sealed_secret: u64,
     /// The network card.
     pub nic: Nic,
 }

@@ -12,6 +12,7 @@ pub mod gate;
 pub mod handoff;
 pub mod image;
 pub mod memory;
+pub mod record;
 pub mod ring;
 
 /// The size of a page and of a page table, in bytes.

@@ -30,7 +30,7 @@ pub(crate) fn print(cpu: &Cpu, clock: &Clock, plan: &Plan, seal: &Seal) {
         bytes(Access::ReadWrite, Ring::Service) >> 10
     );
     say!(
-        "seal: ring 0: {} bytes of gate, {} vectors, 3 of them open to ring 3",
+        "seal: ring 0: {} bytes of gate, {} vectors, 5 of them open to ring 3",
         seal.gate_bytes,
         seal.vectors
     );

@@ -1,7 +1,8 @@
 //! The few facts boot needs from ACPI: ports, interrupt controllers, PCI's window, the VM's id.
 //!
 //! Source: ACPI 6.5, sections 5.2.5 (RSDP), 5.2.7-8 (RSDT, XSDT), 5.2.9 (FADT), 5.2.12 (MADT); PCI
-//! firmware specification 3.3, section 4.1.2 (MCFG); "Virtual Machine Generation ID" (Microsoft).
+//! firmware specification 3.3, section 4.1.2 (MCFG); "Virtual Machine Generation ID" (Microsoft);
+//! TCG ACPI Specification 1.4, section 7.3 (TPM2).
 
 use arrayvec::ArrayVec;
 
@@ -39,6 +40,15 @@ pub struct Ecam {
     pub last_bus: u8,
 }
 
+/// A TPM, and how it is talked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tpm2 {
+    /// The physical address of its control area, or 0 if it has none.
+    pub control_area: u64,
+    /// How it is made to run a command: 6 for TIS, 7 for CRB.
+    pub start_method: u32,
+}
+
 /// What we took from ACPI. A machine without ACPI has none of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acpi {
@@ -56,6 +66,8 @@ pub struct Acpi {
     pub ecam: Option<Ecam>,
     /// The physical address of the 16 bytes that change when the machine is cloned.
     pub generation_id: Option<u64>,
+    /// The TPM.
+    pub tpm: Option<Tpm2>,
 }
 
 /// Reads what can be read from the root pointer on.
@@ -79,6 +91,7 @@ pub fn parse(physical: &impl Physical, rsdp: u64) -> Result<Acpi, Malformed> {
             Some(b"FACP") => fixed(physical, table, &mut acpi)?,
             Some(b"APIC") => interrupts(table, &mut acpi)?,
             Some(b"MCFG") => acpi.ecam = ecam(table),
+            Some(b"TPM2") => acpi.tpm = Some(tpm(table)?),
             Some(b"SSDT") => {
                 let id = generation_id(physical, table);
                 acpi.generation_id = acpi.generation_id.or(id);
@@ -209,6 +222,15 @@ fn ecam(mcfg: &[u8]) -> Option<Ecam> {
     })
 }
 
+/// A TPM that firmware names is one that boot has to understand, so this table must be whole.
+fn tpm(table: &[u8]) -> Result<Tpm2, Malformed> {
+    let short = Malformed::OutOfReach("the TPM2 table is too short to name a TPM");
+    Ok(Tpm2 {
+        control_area: u64_at(table, 40).ok_or(short)?,
+        start_method: u32_at(table, 48).ok_or(short)?,
+    })
+}
+
 /// The generation id's address, from `Name (VGIA, <dword>)` in the SSDT that QEMU makes for it.
 fn generation_id(physical: &impl Physical, ssdt: &[u8]) -> Option<u64> {
     // The name is filled up with blanks or zeros, by version.
@@ -275,15 +297,19 @@ mod tests {
         mcfg.extend_from_slice(&0xb000_0000u64.to_le_bytes());
         mcfg.extend_from_slice(&[0, 0, 0, 0xff, 0, 0, 0, 0]);
         let ssdt = sealed(b"SSDT", b"VMGENID ", b"\x08VGIA\x0c\x00\x80\x00\x00");
-        let tables: [(u64, Vec<u8>); 5] = [
+        let mut tpm = vec![0; 4];
+        tpm.extend_from_slice(&0xfed4_0040u64.to_le_bytes());
+        tpm.extend_from_slice(&7u32.to_le_bytes());
+        let tables: [(u64, Vec<u8>); 6] = [
             (0x3000, facp()),
             (0x5000, sealed(b"DSDT", b"TEST    ", b"..\x08_S5_\x12\x06\x04\x0a\x05\x00\x00..")),
             (0x6000, sealed(b"APIC", b"TEST    ", &madt.concat())),
             (0x7000, sealed(b"MCFG", b"TEST    ", &mcfg)),
             (0x7800, ssdt),
+            (0x7900, sealed(b"TPM2", b"TEST    ", &tpm)),
         ];
         let mut pointers = Vec::new();
-        for address in [0x3000u32, 0x6000, 0x7000, 0x7800] {
+        for address in [0x3000u32, 0x6000, 0x7000, 0x7800, 0x7900] {
             pointers.extend_from_slice(&address.to_le_bytes());
         }
         let mut islands = Islands(tables.into());
@@ -303,6 +329,7 @@ mod tests {
         assert_eq!(acpi.io_apics.as_slice(), &[0xfec0_0000]);
         assert_eq!(acpi.ecam, Some(Ecam { base: 0xb000_0000, first_bus: 0, last_bus: 0xff }));
         assert_eq!(acpi.generation_id, Some(0x8028));
+        assert_eq!(acpi.tpm, Some(Tpm2 { control_area: 0xfed4_0040, start_method: 7 }));
     }
 
     #[test]
@@ -315,9 +342,17 @@ mod tests {
     #[test]
     fn a_root_pointer_that_is_none_is_refused() {
         let mut machine = machine();
-        machine.0[5].1[0] = b'X';
+        machine.0[6].1[0] = b'X';
         let expected = "there is no ACPI root pointer where the loader says";
         assert_eq!(parse(&machine, 0x1000), Err(Malformed::Signature(expected)));
+    }
+
+    #[test]
+    fn a_tpm_that_is_not_described_whole_is_refused() {
+        let mut machine = machine();
+        machine.0[5].1 = sealed(b"TPM2", b"TEST    ", &[0; 15]);
+        let expected = "the TPM2 table is too short to name a TPM";
+        assert_eq!(parse(&machine, 0x1000), Err(Malformed::OutOfReach(expected)));
     }
 
     #[test]
@@ -330,7 +365,7 @@ mod tests {
                     let bytes = &mut machine.0[island].1;
                     bytes[offset] = value;
                     let fix = 0u8.wrapping_sub(sum(bytes));
-                    let at = if island == 5 { 8 } else { 9 };
+                    let at = if island == 6 { 8 } else { 9 };
                     bytes[at] = bytes[at].wrapping_add(fix);
                     let _either = parse(&machine, 0x1000);
                 }

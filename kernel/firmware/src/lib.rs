@@ -13,7 +13,7 @@ extern crate std;
 mod acpi;
 mod pvh;
 
-pub use acpi::{Acpi, Ecam, Reset, parse as parse_acpi};
+pub use acpi::{Acpi, Ecam, Reset, Tpm2, parse as parse_acpi};
 pub use pvh::{MAX_RANGES, MemoryRange, StartInfo, parse as parse_start_info};
 
 /// Physical memory, as far as it may be read.

@@ -20,6 +20,7 @@ pub mod memory;
 #[allow(unsafe_code, reason = "memory shared with a device")]
 pub mod rings;
 
+pub mod attest;
 pub mod clock;
 #[cfg(target_os = "none")]
 pub mod entropy;

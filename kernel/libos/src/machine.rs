@@ -4,8 +4,11 @@ use abi::Span;
 use abi::configuration::Header;
 use abi::gate::Stop;
 use abi::handoff::{self, Handoff};
+use abi::record::Record;
+use zeroize::Zeroizing;
 
 use crate::arch;
+use crate::attest::GateQuoter;
 use crate::clock::TscClock;
 use crate::entropy;
 use crate::memory::GenerationId;
@@ -32,7 +35,22 @@ pub struct Machine {
     pub nic: Option<Nic>,
     handoff: Handoff,
     section: &'static [u8],
+    record: &'static [u8],
+    secret: Option<Zeroizing<[u8; 32]>>,
+    quoter: Option<GateQuoter>,
     generation: Option<Generation>,
+}
+
+/// What the entry stub found at the places that the handoff names.
+pub(crate) struct Parts {
+    /// The configuration section.
+    pub(crate) section: &'static [u8],
+    /// The boot record; empty without a TPM.
+    pub(crate) record: &'static [u8],
+    /// What the TPM unsealed.
+    pub(crate) secret: Option<Zeroizing<[u8; 32]>>,
+    /// The VM generation id.
+    pub(crate) generation: Option<GenerationId>,
 }
 
 /// The VM generation id and what it was when we last looked.
@@ -42,15 +60,12 @@ struct Generation {
 }
 
 impl Machine {
-    pub(crate) fn new(
-        sealed: Sealed,
-        handoff: Handoff,
-        section: &'static [u8],
-        generation: Option<GenerationId>,
-    ) -> Self {
+    pub(crate) fn new(sealed: Sealed, handoff: Handoff, parts: Parts) -> Self {
+        let Parts { section, record, secret, generation } = parts;
         let generation = generation.map(|id| Generation { id, seen: id.read() });
-        let nic = nic(&handoff.nic);
-        Self { sealed, clock: TscClock::new(&handoff), nic, handoff, section, generation }
+        let quoter = (!record.is_empty()).then(GateQuoter::new);
+        let (clock, nic) = (TscClock::new(&handoff), nic(&handoff.nic));
+        Self { sealed, clock, nic, handoff, section, record, secret, quoter, generation }
     }
 
     /// The configuration's payload: what the image's author wrote for this service.
@@ -58,6 +73,25 @@ impl Machine {
         let Ok(header) = Header::parse(self.section) else { stop(Stop::BadHandoff) };
         let Span { start, length } = header.payload();
         self.section.get(start as usize..(start + length) as usize).unwrap_or(&[])
+    }
+
+    /// What boot measured and what the TPM said, or nothing without a TPM.
+    pub fn record(&self) -> Option<Record<'static>> {
+        if self.record.is_empty() {
+            return None;
+        }
+        let Ok(record) = Record::parse(self.record) else { stop(Stop::BadHandoff) };
+        Some(record)
+    }
+
+    /// Takes out, once, what the TPM unsealed for this image on this machine.
+    pub fn take_sealed_secret(&mut self) -> Option<Zeroizing<[u8; 32]>> {
+        self.secret.take()
+    }
+
+    /// Takes out, once, what gets quotes from the TPM; nothing without a TPM.
+    pub fn take_quoter(&mut self) -> Option<GateQuoter> {
+        self.quoter.take()
     }
 
     /// The heap's size in bytes.

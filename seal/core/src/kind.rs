@@ -80,6 +80,8 @@ pub enum Kind {
     Kvmclock,
     /// The page that changes when the machine is cloned or restored.
     GenerationId,
+    /// What boot measured, for the service to hand to a verifier.
+    BootRecord,
     /// The gate's code.
     GateText,
     /// The gate's constants.
@@ -98,13 +100,15 @@ pub enum Kind {
     LocalApic,
     /// The TPM's registers.
     TpmRegisters,
+    /// The TPM's last answer, which the gate hands out eight bytes at a time.
+    TpmAnswer,
     /// The page tables themselves.
     PageTables,
 }
 
 impl Kind {
     /// Every kind, in the order of the sealed address space's table.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::ServiceText,
         Self::ServiceRodata,
         Self::ServiceRelro,
@@ -120,6 +124,7 @@ impl Kind {
         Self::Doorbell,
         Self::Kvmclock,
         Self::GenerationId,
+        Self::BootRecord,
         Self::GateText,
         Self::GateData,
         Self::Idt,
@@ -129,6 +134,7 @@ impl Kind {
         Self::CrashRecord,
         Self::LocalApic,
         Self::TpmRegisters,
+        Self::TpmAnswer,
         Self::PageTables,
     ];
 
@@ -145,7 +151,8 @@ impl Kind {
             | Self::DescriptorTable
             | Self::UsedRing
             | Self::Kvmclock
-            | Self::GenerationId => (Read, Service, WriteBack),
+            | Self::GenerationId
+            | Self::BootRecord => (Read, Service, WriteBack),
             Self::ServiceData
             | Self::ServiceBss
             | Self::Heap
@@ -157,7 +164,7 @@ impl Kind {
             Self::GateData | Self::Idt | Self::Gdt | Self::Tss | Self::PageTables => {
                 (Read, Gate, WriteBack)
             }
-            Self::GateStack | Self::CrashRecord => (ReadWrite, Gate, WriteBack),
+            Self::GateStack | Self::CrashRecord | Self::TpmAnswer => (ReadWrite, Gate, WriteBack),
             Self::LocalApic | Self::TpmRegisters => (ReadWrite, Gate, Uncached),
         }
     }
@@ -198,6 +205,7 @@ impl Kind {
             Self::Doorbell => "doorbell",
             Self::Kvmclock => "kvmclock",
             Self::GenerationId => "generation id",
+            Self::BootRecord => "boot record",
             Self::GateText => "gate text",
             Self::GateData => "gate data",
             Self::Idt => "IDT",
@@ -207,6 +215,7 @@ impl Kind {
             Self::CrashRecord => "crash record",
             Self::LocalApic => "local APIC",
             Self::TpmRegisters => "TPM registers",
+            Self::TpmAnswer => "TPM answer",
             Self::PageTables => "page tables",
         }
     }

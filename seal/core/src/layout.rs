@@ -12,6 +12,9 @@ pub const MAX_REGIONS: usize = 64;
 /// The most page tables an audit can tell apart: 16 MiB of them.
 pub const MAX_TABLES: u64 = 4096;
 
+/// Where every PC's TPM has its registers (TCG PC Client Platform TPM Profile 1.06, 6.5.1).
+pub const TPM_REGISTERS: u64 = 0xfed4_0000;
+
 /// The first address that is not in the lower half: it is in no half (Intel SDM 1, 3.3.7.1).
 const LOWER_END: u64 = 1 << 47;
 
@@ -70,6 +73,7 @@ impl Region {
             (physical_end > 1_u64.wrapping_shl(physical_bits), Fault::BeyondMemory),
             // The next page of a device's registers is its configuration.
             (matches!(cache, Cache::Uncached) && self.length != PAGE_BYTES, Fault::ManyRegisters),
+            (self.kind == Kind::TpmRegisters && self.phys != TPM_REGISTERS, Fault::NoTpm),
             (self.is_tables() && self.length > MAX_TABLES.saturating_mul(PAGE_BYTES), Fault::Long),
         ];
         faults.into_iter().find_map(|(is_so, fault)| is_so.then_some(fault))

@@ -10,7 +10,8 @@
 //! 1. [`Draft`] collects [`Region`]s and refuses what cannot be sealed: a [`Layout`];
 //! 2. [`audit`] walks every entry of every page table: an [`Audited`];
 //! 3. [`audit_gdt`], [`audit_idt`], [`audit_tss`] and [`audit_descriptors`] read the other tables;
-//! 4. [`audit_controls`] compares the CPU's registers, read last.
+//! 4. [`audit_controls`] compares the CPU's registers, read last;
+//! 5. a [`SealRecord`] says in one hash each what was sealed, for the TPM to vouch for.
 //!
 //! A [`Violation`] names addresses of the machine it was found in. Boot prints it and stops, so the
 //! random base it gives away is the base of a machine that never serves.
@@ -32,6 +33,8 @@ mod descriptors;
 mod gates;
 mod kind;
 mod layout;
+mod record;
+mod row;
 mod segments;
 mod tables;
 mod violation;
@@ -42,7 +45,9 @@ pub use gates::{
     DOUBLE_FAULT_STACK, IDT_BYTES, IDT_LIMIT, IdtFacts, MACHINE_CHECK_STACK, NMI_STACK, audit_idt,
 };
 pub use kind::{Access, Cache, Kind, Ring};
-pub use layout::{Draft, Layout, MAX_REGIONS, MAX_TABLES, Region};
+pub use layout::{Draft, Layout, MAX_REGIONS, MAX_TABLES, Region, TPM_REGISTERS};
+pub use record::{Malformed, SEAL_RECORD_BYTES, SealRecord};
+pub use row::{Place, Rights, Row, write_canonical};
 pub use segments::{
     GDT_BYTES, GDT_HEAD, GDT_LIMIT, INTERRUPT_STACKS, IO_MAP_BASE, KERNEL_CODE, KERNEL_DATA,
     Stacks, TASK_STATE, TSS_BYTES, TSS_LIMIT, USER_CODE, USER_DATA, audit_gdt, audit_tss,

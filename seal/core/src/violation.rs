@@ -20,6 +20,8 @@ pub enum Fault {
     Misaligned,
     /// An address is in no half of the address space, or the region in both.
     NonCanonical,
+    /// It is said to be the TPM's registers, which are elsewhere.
+    NoTpm,
     /// It has page 0 or frame 0.
     PageZero,
     /// It runs off the end of an address space.
@@ -373,6 +375,7 @@ impl fmt::Display for Fault {
             Self::ManyRegisters => write!(f, "has more than one page of device registers"),
             Self::Misaligned => write!(f, "is not made of whole pages"),
             Self::NonCanonical => write!(f, "is in no half of the address space"),
+            Self::NoTpm => write!(f, "is not where a TPM is"),
             Self::PageZero => write!(f, "has page 0 or frame 0"),
             Self::Wraps => write!(f, "runs off the end of the address space"),
             Self::WrongHalf => write!(f, "is in the other ring's half of the address space"),

@@ -140,7 +140,9 @@ fn facts(cut: &Cut<'_>, sweep: &Sweep, first: &Findings, second: &Findings) -> G
     let reasons = sweep.privileged(first, second).into_iter().filter_map(|(number, _)| {
         Some(listed(sweep.instruction(number)?, policy::reason(sweep, number)?))
     });
-    let stores = sweep.stores().filter_map(|store| Some(listed(store, policy::store(store)?)));
+    let stores = sweep
+        .stores()
+        .filter_map(|(number, store)| Some(listed(store, policy::store(sweep, number)?)));
     Gate {
         tail_bytes: wide(cut.tail.len()),
         bytes: wide(cut.gate.len()),
@@ -199,7 +201,8 @@ fn check_instructions(gate: &Gate, sweep: &Sweep, first: &Findings, second: &Fin
             format!("no reason for `{}` at +{:#05x}", disassemble(instruction), instruction.ip())
         });
     }
-    for store in sweep.stores().filter(|store| policy::store(store).is_none()) {
+    let is_unexplained = |number: &usize| policy::store(sweep, *number).is_none();
+    for (_, store) in sweep.stores().filter(|(number, _)| is_unexplained(number)) {
         let text = disassemble(store);
         complaints.add(format_args!("no reason for `{text}` at +{:#05x}", store.ip()));
     }

@@ -196,9 +196,9 @@ impl Sweep {
         self.instructions.iter().filter(|instruction| is_near_branch(instruction))
     }
 
-    /// What writes memory by an address of its own.
-    pub(super) fn stores(&self) -> impl Iterator<Item = &Instruction> {
-        self.instructions.iter().filter(|instruction| writes_memory(instruction))
+    /// What writes memory by an address of its own, with its number.
+    pub(super) fn stores(&self) -> impl Iterator<Item = (usize, &Instruction)> {
+        self.instructions.iter().enumerate().filter(|(_, instruction)| writes_memory(instruction))
     }
 }
 

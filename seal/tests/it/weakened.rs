@@ -242,6 +242,50 @@ fn what_the_gate_does_has_a_reason() {
 }
 
 #[test]
+fn a_store_at_an_index_needs_the_bound_right_before_it() {
+    // mov [rbx + a CRB's buffer], al, with eight bytes instead of one, and with a second register.
+    const STORE: [u8; 6] = [0x88, 0x83, 0x80, 0x10, 0xc1, 0xff];
+    const WIDE: [u8; 7] = [0x48, 0x89, 0x83, 0x80, 0x10, 0xc1, 0xff];
+    const TWO: [u8; 7] = [0x88, 0x84, 0x0b, 0x80, 0x10, 0xc1, 0xff];
+    const AND: [u8; 3] = [0x83, 0xe3, 0x7f]; // and ebx, 127
+    let good = [AND.as_slice(), &STORE].concat();
+    let mut image = Synthetic::new();
+    image.add_code(&good);
+    assert!(check(&image.build(), &[]).is_sealed());
+
+    let cases: [(&str, &[&[u8]]); 10] = [
+        ("no bound", &[&STORE]),
+        ("a bound of 255", &[&[0x81, 0xe3, 0xff, 0, 0, 0], &STORE]),
+        ("a negative bound", &[&[0x83, 0xe3, 0xff], &STORE]),
+        ("a bound of 16 bits", &[&[0x66], &AND, &STORE]),
+        ("a bound of 64 bits", &[&[0x48], &AND, &STORE]),
+        ("another register's bound", &[&[0x83, 0xe1, 0x7f], &STORE]),
+        ("eight bytes at 127", &[&AND, &WIDE]),
+        ("a second index", &[&AND, &TWO]),
+        ("a step between", &[&AND, &[0xff, 0xc3], &STORE]),
+        ("a way past the bound", &[&[0x74, 0x03], &AND, &STORE]),
+    ];
+    for (case, code) in cases {
+        let change = |image: &mut Synthetic| image.add_code(&code.concat());
+        let detail = weakened(change, &["gate-instructions"]);
+        assert!(detail.starts_with("no reason for `mov [rbx"), "{case}: {detail}");
+    }
+}
+
+#[test]
+fn a_store_at_an_address_reaches_one_register() {
+    let cases: [(&str, &[u8]); 3] = [
+        ("eight bytes of CRB's request", &[0x48, 0x89, 0x04, 0x25, 0x40, 0x10, 0xc1, 0xff]),
+        ("a TPM's locality", &[0x88, 0x04, 0x25, 0x08, 0x10, 0xc1, 0xff]),
+        ("four bytes of TIS's FIFO", &[0x89, 0x04, 0x25, 0x24, 0x10, 0xc1, 0xff]),
+    ];
+    for (case, code) in cases {
+        let detail = weakened(|image| image.add_code(code), &["gate-instructions"]);
+        assert!(detail.starts_with("no reason for `mov ["), "{case}: {detail}");
+    }
+}
+
+#[test]
 fn a_port_is_not_believed_where_another_way_leads_to_it() {
     // Jumps past `mov dx, [the console's port]`, so dx is whatever it was.
     let drop_padding_and_lea = 11 + 3;
@@ -293,7 +337,21 @@ page tables|0xffffffffffc20000|0x12000|ring 0 r-- write-back
     let mut digests: Vec<_> = report.layouts.iter().map(|it| it.digest).collect();
     digests.sort();
     digests.dedup();
-    assert_eq!(digests.len(), 4, "each machine has a layout of its own");
+    assert_eq!(digests.len(), 8, "each machine has a layout of its own");
+
+    // A TPM is three regions more: one that the service reads, two of the gate's.
+    let text = |name| canonical_of(&report, name);
+    let expected = expected.replace(
+        "stack|+0xae000|0x10000|ring 3 rw- write-back\nheap|+0xbf000|",
+        "boot record|+0xae000|0x18000|ring 3 r-- write-back\n\
+         stack|+0xc7000|0x10000|ring 3 rw- write-back\nheap|+0xd8000|",
+    );
+    let expected = expected.replace(
+        "page tables|",
+        "TPM registers|0xffffffffffc11000|0x1000|ring 0 rw- uncached\n\
+         TPM answer|0xffffffffffc12000|0x1000|ring 0 rw- write-back\npage tables|",
+    );
+    assert_eq!(text("with a TPM"), expected);
 
     // The rules themselves: a heap that touches the stack, and one that overlaps it.
     for distance in [0x1000, 0x2000] {
@@ -306,6 +364,11 @@ page tables|0xffffffffffc20000|0x12000|ring 0 r-- write-back
     assert!(layout::check(rows).is_ok());
 }
 
+fn canonical_of(report: &seal::Report, name: &str) -> String {
+    let layout = report.layouts.iter().find(|layout| layout.name == name).unwrap();
+    layout::canonical(&layout.rows)
+}
+
 #[test]
 fn without_a_nic_no_device_memory_is_mapped() {
     let mut image = Synthetic::new();
@@ -313,7 +376,7 @@ fn without_a_nic_no_device_memory_is_mapped() {
     let report = check(&image.build(), &[]);
     let rows = &report.layout().unwrap().rows;
     assert!(rows.iter().all(|row| !row.kind.is_device_reachable() && row.kind != Kind::Doorbell));
-    assert_eq!(report.layouts.len(), 3);
+    assert_eq!(report.layouts.len(), 6);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! What is expected comes from the manuals, not from what was seen. Where a CPU and QEMU's emulation
 //! of one differ, both outcomes are listed and a note says why.
 
-use abi::gate::{IDLE, LOG, STOP};
+use abi::gate::{IDLE, LOG, QUOTE, STOP, TPM_READ};
 use machine::{Chipset, Firmware};
 
 use super::Outcome;
@@ -401,12 +401,12 @@ fn rings() -> Vec<Act> {
     acts
 }
 
-/// `int n`: three doors are ring 3's, and all else is refused before its gate is looked at (Intel
+/// `int n`: five doors are ring 3's, and all else is refused before its gate is looked at (Intel
 /// SDM 3A, 6.12.1.1 and 6.13: 8 times the vector, and 2 for the IDT).
 fn interrupt(vector: u8) -> Act {
     let name = format!("int {vector:#04x}");
     match vector {
-        IDLE | LOG => Act::new(name, nothing("a door of the gate took zeros")),
+        IDLE | LOG | QUOTE | TPM_READ => Act::new(name, nothing("a door of the gate took zeros")),
         STOP => Act::new(name, Outcome::Stop(0)),
         _ => {
             let index = u64::from(vector);

@@ -2,7 +2,7 @@
 
 use core::arch::{asm, global_asm};
 
-use abi::gate::{DEVICE_RANGE, IDLE, LOG, SPURIOUS_VECTOR, STOP, TIMER_VECTOR};
+use abi::gate::{DEVICE_RANGE, IDLE, LOG, QUOTE, SPURIOUS_VECTOR, STOP, TIMER_VECTOR, TPM_READ};
 use seal_core::{
     DOUBLE_FAULT_STACK, GDT_BYTES, GDT_HEAD, GDT_LIMIT, IDT_LIMIT, IO_MAP_BASE, KERNEL_CODE,
     KERNEL_DATA, MACHINE_CHECK_STACK, NMI_STACK, Stacks, TASK_STATE, TSS_BYTES, TSS_LIMIT,
@@ -35,6 +35,10 @@ pub(crate) const STACK: u64 = REGION + 0x8000;
 pub(crate) const INTERRUPT_STACKS: [u64; 3] = [REGION + 0xa000, REGION + 0xc000, REGION + 0xe000];
 /// The local APIC's registers.
 pub(crate) const LOCAL_APIC: u64 = REGION + 0x1_0000;
+/// The TPM's registers.
+pub(crate) const TPM: u64 = REGION + 0x1_1000;
+/// The TPM's last answer.
+pub(crate) const TPM_ANSWER: u64 = REGION + 0x1_2000;
 /// The page tables.
 pub(crate) const TABLES: u64 = REGION + 0x2_0000;
 
@@ -101,6 +105,8 @@ unsafe extern "C" {
     static gate_idle: u8;
     static gate_log: u8;
     static gate_stop: u8;
+    static gate_quote: u8;
+    static gate_tpm_read: u8;
 }
 
 /// Exceptions with a stub in gate.s, 16 bytes apart.
@@ -116,6 +122,8 @@ pub(crate) fn handler(vector: u8) -> Option<u64> {
         IDLE => &raw const gate_idle as u64,
         LOG => &raw const gate_log as u64,
         STOP => &raw const gate_stop as u64,
+        QUOTE => &raw const gate_quote as u64,
+        TPM_READ => &raw const gate_tpm_read as u64,
         _ if DEVICE_RANGE.contains(&vector) => &raw const gate_device as u64,
         _ => return None,
     };
@@ -131,7 +139,7 @@ pub(crate) fn write_idt(page: &mut [u64]) {
             18 => MACHINE_CHECK_STACK,
             _ => 0,
         };
-        let privilege = if matches!(vector, IDLE | LOG | STOP) { 3 } else { 0 };
+        let privilege = if matches!(vector, IDLE | LOG | STOP | QUOTE | TPM_READ) { 3 } else { 0 };
         *slot = match handler(vector) {
             Some(handler) => interrupt_gate(handler, stack, privilege),
             None => [0; 2],

@@ -8,6 +8,8 @@
 .set GATE_DATA,       -0x3fc000
 .set GATE_STACK_TOP,  -0x3f7000
 .set LOCAL_APIC,      -0x3f0000
+.set TPM,             -0x3ef000     // the TPM's registers, locality 0: not mapped without a TPM
+.set ANSWER,          -0x3ee000     // its last answer, likewise
 
 .set DATA_CONSOLE,    GATE_DATA + 0   // u16: the console's first port
 .set DATA_PM_PORT,    GATE_DATA + 8   // u16: PM1a control, 0 if unknown
@@ -18,6 +20,23 @@
 .set DATA_BASE,       GATE_DATA + 48  // u64: the service's first address
 .set DATA_SPAN,       GATE_DATA + 56  // u64: bytes up to the service's last address
 .set DATA_TIMER_RATE, GATE_DATA + 64  // u64: timer ticks in 2^32 ticks of the time stamp counter
+.set DATA_TPM,        GATE_DATA + 128 // u8: 0 no TPM, 1 CRB, 2 TIS
+.set DATA_QUOTE_BYTES,GATE_DATA + 136 // u32: bytes of the quote command, at most 127
+.set DATA_QUOTE,      GATE_DATA + 256 // the quote command, the nonce's place still empty
+
+.set NONCE_AT,        29            // where in the command its 32 bytes belong
+
+// TCG PC Client Platform TPM Profile 1.06: section 6.5.2 for TIS ("FIFO"), 6.5.3 for CRB.
+.set TIS_STATUS,      TPM + 0x18
+.set TIS_FIFO,        TPM + 0x24
+.set CRB_REQUEST,     TPM + 0x40
+.set CRB_STATUS,      TPM + 0x44
+.set CRB_START,       TPM + 0x4c
+.set CRB_DATA,        TPM + 0x80
+
+.set ANSWER_STATE,    ANSWER        // u8: 0 no answer, 1 the TPM computes, 2 the answer is here
+.set ANSWER_DATA,     ANSWER + 512  // 512 bytes, zeros behind the answer's end
+.set LOOKS,           0x4000        // how often a call looks at the TPM in all
 
 // ---------------------------------------------------------------------------------------------
 // The tail. rdi = the handoff's address, rsi = the final top table. Runs on the gate's stack.
@@ -186,6 +205,185 @@ gate_log:
     xor ecx, ecx
     xor edx, edx
     iretq
+
+// ---- quote(rdi, rsi, rdx, r8 = 32 bytes): starts the TPM's one command. Each wait is for the
+// interface, never for the TPM's computation, and all of them together have LOOKS looks.
+.global gate_quote
+gate_quote:
+    push rbx                        // what the service may rely on is kept
+    push rbp
+    push r8                         // the 32 bytes, in order,
+    push rdx
+    push rsi
+    push rdi                        // at rsp
+    mov edx, 2                      // the answer in the making: there is no TPM
+    movzx edi, byte ptr [DATA_TPM]
+    cmp edi, 1
+    jb 9f                           // 0
+    mov edx, 1                      // the answer in the making: busy
+    cmp byte ptr [ANSWER_STATE], 1
+    je 9f                           // an earlier command is with the TPM
+    mov ebp, LOOKS
+    xor ebx, ebx                    // the next byte
+    cmp edi, 1
+    ja 3f
+    mov dword ptr [CRB_REQUEST], 1  // CRB: cmdReady; the bit clears when it is
+2:  test byte ptr [CRB_REQUEST], 1
+    jz 4f
+    dec ebp
+    jnz 2b
+    jmp 9f                          // it does not get ready: busy
+3:  mov byte ptr [TIS_STATUS], 0x40 // TIS: commandReady, which also forgets an old answer
+    mov esi, 0x40
+    call tis_status
+    jz 9f                           // it does not get ready: busy
+    xor esi, esi                    // from here on only room for a byte counts
+4:  cmp edi, 1
+    jna 5f
+    call tis_status
+    jz 8f                           // no room
+5:  lea eax, [rbx - NONCE_AT]       // where in the 32 bytes, if there
+    cmp eax, 32
+    jb 6f
+    mov al, [DATA_QUOTE + rbx]      // not there: boot's byte
+    jmp 7f
+6:  mov al, [rsp + rax]
+7:  cmp edi, 1
+    ja quote_fifo
+    and ebx, 127                    // whatever the length says, the store stays in the buffer
+    mov [CRB_DATA + rbx], al
+    jmp quote_next
+quote_fifo:
+    mov [TIS_FIFO], al
+quote_next:
+    inc ebx
+    cmp ebx, [DATA_QUOTE_BYTES]
+    jb 4b
+    cmp edi, 1
+    ja quote_go
+    mov dword ptr [CRB_START], 1    // CRB: the bit clears when the answer is there
+    jmp quote_started
+quote_go:
+    test byte ptr [TIS_STATUS], 8   // TIS: Expect; a byte was lost if it wants another one
+    jnz 8f
+    mov byte ptr [TIS_STATUS], 0x20 // TIS: tpmGo
+quote_started:
+    mov byte ptr [ANSWER_STATE], 1
+    xor edx, edx                    // the answer: started
+    jmp 9f
+8:  mov byte ptr [TIS_STATUS], 0x40 // TIS: forget what it has; busy
+9:  pop rdi
+    pop rsi
+    pop rcx                         // the service's rdx, which a call may change
+    pop r8
+    pop rbp
+    pop rbx
+    mov eax, edx
+    xor ecx, ecx                    // leave nothing of ours behind
+    xor edx, edx
+    iretq
+
+// ---- tpm_read(rdi = offset): fetches the answer if it is there, then hands out eight bytes of it.
+.global gate_tpm_read
+gate_tpm_read:
+    push rbx                        // what the service may rely on is kept
+    push rbp
+    push rsi
+    push rdi
+    push r8
+    mov edx, 2                      // the state in the making: no answer
+    movzx edi, byte ptr [DATA_TPM]
+    cmp edi, 1
+    jb 9f                           // there is no TPM, and no page for its answer
+    cmp byte ptr [ANSWER_STATE], 1
+    jb 9f                           // nothing was asked, or the TPM failed
+    ja read_ready                   // the answer was fetched before
+    mov edx, 1                      // the state in the making: not yet
+    mov esi, 0x90                   // TIS: stsValid and dataAvail
+    mov ebp, edx                    // one look
+    cmp edi, edx
+    ja 2f
+    test byte ptr [CRB_START], 1
+    jnz 9f                          // CRB: it still computes
+    jmp 3f
+2:  call tis_status
+    jz 9f                           // TIS: it still computes
+3:  inc edx                         // the state in the making: no answer, until it is whole
+    mov byte ptr [ANSWER_STATE], 0
+    xor ebx, ebx
+    xor eax, eax
+4:  and ebx, 0x1f8                  // the store stays in the answer's place
+    mov [ANSWER_DATA + rbx], rax    // an older answer may have been longer
+    add ebx, 8
+    cmp ebx, 512
+    jb 4b
+    xor ebx, ebx                    // the next byte
+    mov r8d, 10                     // bytes of an answer's header
+    mov ebp, LOOKS
+5:  cmp edi, 1
+    ja 6f
+    test byte ptr [CRB_STATUS], 1   // CRB: tpmSts, a fatal error
+    jnz read_end
+    mov al, [CRB_DATA + rbx]
+    jmp 7f
+6:  call tis_status
+    jz read_end                     // TIS: it has no more, but should
+    mov al, [TIS_FIFO]
+7:  and ebx, 0x1ff                  // the store stays in the answer's place
+    mov [ANSWER_DATA + rbx], al
+    inc ebx
+    cmp ebx, 6
+    jne 8f
+    mov r8d, [ANSWER_DATA + 2]      // the length in the header is complete, its first byte highest
+    bswap r8d
+    lea eax, [r8 - 10]
+    cmp eax, 502
+    ja read_end                     // shorter than a header, or longer than we keep
+8:  cmp ebx, r8d
+    jb 5b
+    mov byte ptr [ANSWER_STATE], 2
+read_end:                           // good or bad, the TPM goes back to rest
+    cmp edi, 1
+    ja read_rest
+    mov dword ptr [CRB_REQUEST], 2  // CRB: goIdle
+    jmp read_whole
+read_rest:
+    mov byte ptr [TIS_STATUS], 0x40 // TIS: commandReady, so that the next command need not wait
+read_whole:
+    cmp byte ptr [ANSWER_STATE], 2
+    jne 9f
+read_ready:
+    xor edx, edx                    // the state: ready
+9:  pop r8
+    pop rdi
+    pop rsi
+    pop rbp
+    pop rbx
+    xor eax, eax                    // what there is where there is no answer, and beyond its end
+    test edx, edx
+    jnz 1f
+    cmp rdi, 512
+    jae 1f
+    mov ecx, edi
+    and ecx, 0x1f8                  // a multiple of 8, and in bounds even for a CPU that guesses
+    mov rax, [ANSWER_DATA + rcx]
+1:  xor ecx, ecx                    // leave nothing of ours behind
+    iretq
+
+// ---- tis_status(esi = bits, ebp = looks): looks at a TIS until all of the bits are set and there is
+// room or data for a byte (burstCount). ZF if it ran out of looks. Changes eax, ecx, ebp.
+tis_status:
+    mov eax, [TIS_STATUS]
+    mov ecx, eax
+    and ecx, esi
+    cmp ecx, esi
+    jne 2f
+    test eax, 0x00ffff00            // burstCount
+    jnz 3f
+2:  dec ebp
+    jnz tis_status
+3:  test ebp, ebp                   // at least one left, or none
+    ret
 
 // ---- stop(rdi = reason)
 .global gate_stop

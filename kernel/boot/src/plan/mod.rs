@@ -196,6 +196,9 @@ impl Plan {
             wall_unix_s: found.clock.wall_unix_s,
             wall_source: found.clock.wall_source as u64,
             generation_id: self.addresses.generation_id.unwrap_or(0),
+            record: Span::default(),
+            sealed_secret: [0; 4],
+            has_sealed_secret: 0,
             nic,
         };
         let offset = self.handoff_address() - self.addresses.stack.start;

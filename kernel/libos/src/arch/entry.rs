@@ -5,7 +5,7 @@ use core::arch::global_asm;
 use abi::gate::Stop;
 use abi::handoff::{Handoff, MAGIC};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, Parts};
 use crate::memory;
 use crate::sealed::Sealed;
 
@@ -40,7 +40,7 @@ unsafe extern "C" fn service_entry(handoff: *mut Handoff) -> ! {
     }
     // SAFETY: boot left a handoff there, at the top of our own stack, above everything we push; any
     // bit pattern is a valid `Handoff`.
-    let Some(handoff) = (unsafe { memory::take_handoff(handoff) }) else {
+    let Some((handoff, secret)) = (unsafe { memory::take_handoff(handoff) }) else {
         super::log(b"service: refused: the handoff is not one of this version\r\n");
         super::stop(Stop::BadHandoff);
     };
@@ -51,9 +51,12 @@ unsafe extern "C" fn service_entry(handoff: *mut Handoff) -> ! {
     }
     // SAFETY: boot mapped the section read-only, for good.
     let section = unsafe { memory::read_only(handoff.configuration) };
+    // SAFETY: boot mapped the record read-only, for good, if there is one.
+    let record = unsafe { memory::read_only(handoff.record) };
     // SAFETY: boot mapped the id's page read-only, for good, if it names one.
     let generation = unsafe { memory::GenerationId::new(handoff.generation_id) };
-    service(Machine::new(Sealed::mint(), handoff, section, generation))
+    let parts = Parts { section, record, secret, generation };
+    service(Machine::new(Sealed::mint(), handoff, parts))
 }
 
 /// Whether the structure is one that this service was built for.

@@ -10,7 +10,9 @@ pub(crate) use entry::is_known;
 
 use core::arch::asm;
 
-use abi::gate::{IDLE, LOG, LOG_BYTES, STOP, Stop};
+use abi::gate::{IDLE, LOG, LOG_BYTES, QUOTE, STOP, Stop, TPM_READ};
+
+use crate::attest::gate::Doors;
 
 /// Sleeps until the time stamp counter reaches a value, a device interrupts, or nothing at all.
 pub(crate) fn idle(until_tsc: u64) {
@@ -40,6 +42,33 @@ pub(crate) fn log(bytes: &[u8]) {
                  inout("rdx") chunk.len() => _, out("rax") _, out("rcx") _,
                  options(nostack));
         }
+    }
+}
+
+/// The gate's two calls that reach the TPM.
+#[derive(Debug)]
+pub(crate) struct TpmDoors;
+
+impl Doors for TpmDoors {
+    fn quote(&mut self, [first, second, third, fourth]: [u64; 4]) -> u64 {
+        let reply;
+        // SAFETY: see the module; QUOTE takes four words.
+        unsafe {
+            asm!("int {call}", call = const QUOTE, in("rdi") first, in("rsi") second,
+                 inout("rdx") third => _, in("r8") fourth, out("rax") reply, out("rcx") _,
+                 options(nostack));
+        }
+        reply
+    }
+
+    fn tpm_read(&mut self, offset: u64) -> (u64, u64) {
+        let (word, state);
+        // SAFETY: see the module; TPM_READ takes a number.
+        unsafe {
+            asm!("int {call}", call = const TPM_READ, in("rdi") offset, out("rax") word,
+                 out("rdx") state, out("rcx") _, options(nostack));
+        }
+        (word, state)
     }
 }
 

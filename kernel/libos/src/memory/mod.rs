@@ -7,8 +7,10 @@ use abi::Span;
 use abi::handoff::Handoff;
 use talc::TalcLock;
 use talc::source::Manual;
+use zeroize::Zeroizing;
 
 use crate::arch::is_known;
+use crate::attest::gate;
 use crate::entropy;
 
 /// One arena, claimed once. talc: O(1), no thread-local state, counts what it hands out.
@@ -37,12 +39,15 @@ pub fn heap_use() -> HeapUse {
     }
 }
 
-/// Starts the generator with the seed, erases the seed where boot left it, and copies the rest.
+/// Starts the generator with the seed, takes the sealed secret out, erases both where boot left them,
+/// and copies the rest.
 ///
 /// # Safety
 ///
 /// `place` must be readable and writable for a `Handoff`, and nobody else may use it.
-pub(crate) unsafe fn take_handoff(place: *mut Handoff) -> Option<Handoff> {
+pub(crate) unsafe fn take_handoff(
+    place: *mut Handoff,
+) -> Option<(Handoff, Option<Zeroizing<[u8; 32]>>)> {
     if place.is_null() || !place.is_aligned() {
         return None;
     }
@@ -51,9 +56,10 @@ pub(crate) unsafe fn take_handoff(place: *mut Handoff) -> Option<Handoff> {
     if !is_known(place) {
         return None;
     }
-    // Before the copy, so that the copy has no seed in it.
+    // Before the copy, so that the copy has no secret in it.
     entropy::seed(&mut place.seed);
-    Some(*place)
+    let secret = gate::take_secret(&mut place.sealed_secret, &mut place.has_sealed_secret);
+    Some((*place, secret))
 }
 
 /// Clears what boot used last and gives the heap to the allocator; whether it could be used.

@@ -43,6 +43,7 @@ fn refuses_regions_that_cannot_be_mapped() {
     check(region(Kind::Doorbell, PAGE, PAGE, 2), Fault::ManyRegisters);
     check(region(Kind::LocalApic, GATE_BASE, PAGE, 2), Fault::ManyRegisters);
     check(region(Kind::PageTables, GATE_BASE, PAGE, MAX_TABLES + 1), Fault::Long);
+    check(region(Kind::TpmRegisters, GATE_BASE, 0xfed4_1000, 1), Fault::NoTpm);
 }
 
 #[test]
@@ -162,6 +163,7 @@ fn every_kind_has_the_right_the_design_gives_it() {
         ("doorbell", ReadWrite, Service, Uncached),
         ("kvmclock", Read, Service, WriteBack),
         ("generation id", Read, Service, WriteBack),
+        ("boot record", Read, Service, WriteBack),
         ("gate text", Execute, Gate, WriteBack),
         ("gate data", Read, Gate, WriteBack),
         ("IDT", Read, Gate, WriteBack),
@@ -171,6 +173,7 @@ fn every_kind_has_the_right_the_design_gives_it() {
         ("crash record", ReadWrite, Gate, WriteBack),
         ("local APIC", ReadWrite, Gate, Uncached),
         ("TPM registers", ReadWrite, Gate, Uncached),
+        ("TPM answer", ReadWrite, Gate, WriteBack),
         ("page tables", Read, Gate, WriteBack),
     ];
     for (kind, (name, access, ring, cache)) in Kind::ALL.into_iter().zip(table) {

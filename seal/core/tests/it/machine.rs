@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use seal_core::{Access, Cache, Draft, ENTRIES, Frames, Kind, Layout, Region, Ring, Violation};
+use seal_core::{
+    Access, Cache, Draft, ENTRIES, Frames, Kind, Layout, Region, Ring, TPM_REGISTERS, Violation,
+};
 
 pub(crate) const PAGE: u64 = 4096;
 pub(crate) const LARGE_PAGE: u64 = 2 << 20;
@@ -36,6 +38,7 @@ pub(crate) fn sample() -> Vec<Region> {
         region(Kind::Doorbell, SERVICE_BASE + 0x6_0000, 0xfe00_3000, 1),
         region(Kind::Kvmclock, SERVICE_BASE + 0x6_1000, 0x24_3000, 1),
         region(Kind::GenerationId, SERVICE_BASE + 0x6_2000, 0x7f_f000, 1),
+        region(Kind::BootRecord, SERVICE_BASE + 0x6_8000, 0x26_0000, 24),
         region(Kind::Heap, HEAP, 0x40_0000, 512 + 3),
         region(Kind::GateText, GATE_BASE + 0x1000, 0x24_4000, 1),
         region(Kind::GateData, GATE_BASE + 0x2000, 0x24_5000, 1),
@@ -44,7 +47,8 @@ pub(crate) fn sample() -> Vec<Region> {
         region(Kind::Tss, GATE_BASE + 0x5000, 0x24_8000, 1),
         region(Kind::CrashRecord, GATE_BASE + 0x6000, 0x24_9000, 1),
         region(Kind::LocalApic, GATE_BASE + 0x7000, 0xfee0_0000, 1),
-        region(Kind::TpmRegisters, GATE_BASE + 0x8000, 0xfed4_0000, 1),
+        region(Kind::TpmRegisters, GATE_BASE + 0x8000, TPM_REGISTERS, 1),
+        region(Kind::TpmAnswer, GATE_BASE + 0x9000, 0x24_a000, 1),
         TABLES,
     ];
     for stack in 0..4 {
@@ -185,10 +189,12 @@ pub(crate) fn random_regions(random: &mut Random) -> Vec<Region> {
     let mut phys = PAGE + random.below(1 << 20) * PAGE;
     let mut lower = PAGE + random.below(1 << 34) * PAGE;
     let mut upper = 0xffff_8000_0000_0000 + random.below(1 << 34) * PAGE;
-    let mut regions = Vec::new();
+    let mut regions: Vec<Region> = Vec::new();
     for _ in 0..4 + random.below(12) {
         let kind = Kind::ALL[random.below(Kind::ALL.len() as u64) as usize];
-        if kind != Kind::PageTables {
+        // There is one TPM at most, at the one place where TPMs are.
+        let is_second = kind == Kind::TpmRegisters && regions.iter().any(|it| it.kind == kind);
+        if kind != Kind::PageTables && !is_second {
             regions.push(random_region(random, kind, &mut lower, &mut upper, &mut phys));
         }
     }
@@ -219,7 +225,8 @@ fn random_region(
         }
         _ => 1 + random.below(6),
     };
-    let region = region(kind, *virt, *phys, pages);
+    let frame = if kind == Kind::TpmRegisters { TPM_REGISTERS } else { *phys };
+    let region = region(kind, *virt, frame, pages);
     *virt += region.length;
     *phys += region.length;
     region

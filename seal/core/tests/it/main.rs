@@ -6,5 +6,6 @@ mod descriptors;
 mod gates;
 mod layout;
 mod machine;
+mod record;
 mod segments;
 mod tables;

@@ -104,6 +104,8 @@ pub struct Snapshot {
     pub queues: Vec<Queue>,
     /// The card's bells, as QEMU has them on its bus; empty without a card.
     pub bells: Range<u64>,
+    /// Whether QEMU has a TPM on its bus.
+    pub has_tpm: bool,
 }
 
 impl Snapshot {
@@ -116,11 +118,12 @@ impl Snapshot {
         machine.monitor("stop")?;
         let registers = Registers::parse(&machine.monitor("info registers")?)?;
         let queues = queues(machine)?;
-        let bells = bells(&machine.monitor("info mtree -f")?);
+        let bus = machine.monitor("info mtree -f")?;
+        let (bells, has_tpm) = (bells(&bus), bus.contains(": tpm-"));
         let path = machine.save_memory(0, memory_mib.min(MAX_MEMORY_MIB) << 20)?;
         let memory = Memory(fs::read(&path).map_err(Error::file(&path))?);
         fs::remove_file(&path).map_err(Error::file(&path))?;
-        Ok(Self { registers, memory, queues, bells })
+        Ok(Self { registers, memory, queues, bells, has_tpm })
     }
 
     /// Everything that is not as promised; an empty list is a seal.

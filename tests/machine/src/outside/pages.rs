@@ -32,6 +32,18 @@ const GATE: [(u64, &str); 10] = [
     (LOCAL_APIC, "ring 0 rw- uncached"),
 ];
 
+/// Where a PC's TPM has its registers, and where ring 0 has them and the TPM's answer.
+const TPM: u64 = 0xfed4_0000;
+const TPM_REGISTERS: u64 = REGION + 0x1_1000;
+
+/// What ring 0 has besides if the machine has a TPM.
+const TPM_PAGES: [(u64, &str); 2] =
+    [(TPM_REGISTERS, "ring 0 rw- uncached"), (REGION + 0x1_2000, "ring 0 rw- write-back")];
+
+/// How the boot record begins, and its size: only a machine with a TPM has one.
+const RECORD: &[u8] = b"BULLARE\x01";
+const RECORD_BYTES: u64 = 96 << 10;
+
 /// The parts of the image that the service keeps, and their right.
 const KEPT: [(&str, &str); 5] = [
     (".service.text", "ring 3 r-x write-back"),
@@ -51,7 +63,7 @@ pub(super) fn findings(seen: &Snapshot, walk: &Walk, image: &Image) -> Vec<Findi
         findings.extend(fault(leaf, seen).map(|what| Finding::Page { virt: leaf.virt, what }));
     }
     findings.extend(aliases(walk));
-    findings.extend(gate(walk));
+    findings.extend(gate(seen, walk));
     findings.extend(tables(seen, walk));
     findings.extend(service(seen, walk, image));
     findings.extend(gate_text(seen, walk, image));
@@ -83,20 +95,25 @@ fn aliases(walk: &Walk) -> Vec<Finding> {
 }
 
 /// Ring 0 has its pages and nothing else.
-fn gate(walk: &Walk) -> Vec<Finding> {
+fn gate(seen: &Snapshot, walk: &Walk) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (virt, rights) in GATE {
+    let tpm = TPM_PAGES.into_iter().filter(|_| seen.has_tpm);
+    let promised: Vec<_> = GATE.into_iter().chain(tpm).collect();
+    for &(virt, rights) in &promised {
         let leaf = walk.at(virt);
         if leaf.is_none_or(|leaf| leaf.bytes != PAGE || leaf.rights() != rights) {
             findings.push(Finding::Page { virt, what: "ring 0 has another right" });
         }
-        let is_device = virt == LOCAL_APIC;
-        if is_device && leaf.is_none_or(|leaf| leaf.phys != APIC) {
+        let is_at = |phys| leaf.is_some_and(|leaf| leaf.phys == phys);
+        if virt == LOCAL_APIC && !is_at(APIC) {
             findings.push(Finding::Page { virt, what: "not the local APIC" });
+        }
+        if virt == TPM_REGISTERS && !is_at(TPM) {
+            findings.push(Finding::Page { virt, what: "not the TPM" });
         }
     }
     for leaf in walk.leaves.iter().filter(|leaf| !leaf.is_user) {
-        let is_listed = GATE.iter().any(|(virt, _)| *virt == leaf.virt);
+        let is_listed = promised.iter().any(|(virt, _)| *virt == leaf.virt);
         if !is_listed && !TABLES.contains(&leaf.virt) {
             findings.push(Finding::Page { virt: leaf.virt, what: "ring 0 needs no such page" });
         }
@@ -130,8 +147,23 @@ fn tables(seen: &Snapshot, walk: &Walk) -> Vec<Finding> {
     findings
 }
 
+/// The boot record's addresses: read-only pages in a row, the first of which begins like one.
+fn record(seen: &Snapshot, walk: &Walk) -> Option<std::ops::Range<u64>> {
+    let begins = |leaf: &&Leaf| {
+        leaf.rights() == "ring 3 r-- write-back"
+            && seen.memory.bytes(leaf.phys, RECORD.len() as u64) == Some(RECORD)
+    };
+    let mut first = walk.leaves.iter().filter(begins);
+    let (Some(only), None) = (first.next(), first.next()) else { return None };
+    let range = only.virt..only.virt + RECORD_BYTES;
+    let rows = range.clone().step_by(PAGE as usize);
+    rows.into_iter()
+        .all(|virt| walk.at(virt).is_some_and(|leaf| leaf.rights() == only.rights()))
+        .then_some(range)
+}
+
 /// The service has its parts of the image where they were loaded, its rings, its one page of
-/// doorbells, and memory that it may write.
+/// doorbells, the boot record if there is a TPM, and memory that it may write.
 fn service(seen: &Snapshot, walk: &Walk, image: &Image) -> Vec<Finding> {
     let mut findings = Vec::new();
     let parts = KEPT.iter().filter_map(|(name, rights)| Some((image.part(name)?, *rights)));
@@ -148,10 +180,15 @@ fn service(seen: &Snapshot, walk: &Walk, image: &Image) -> Vec<Finding> {
     let is_ring = |leaf: &Leaf| {
         seen.queues.iter().any(|queue| leaf.phys == queue.table || leaf.phys == queue.used)
     };
+    let record = record(seen, walk);
+    if record.is_some() != seen.has_tpm {
+        findings.push(Finding::Missing("a boot record where there is a TPM, and only there"));
+    }
+    let is_record = |leaf: &Leaf| record.as_ref().is_some_and(|it| it.contains(&leaf.virt));
     let mut doorbells = 0;
     for leaf in walk.leaves.iter().filter(|leaf| leaf.is_user) {
         let is_part = parts.iter().any(|(part, _)| leaf.overlaps(part.start, part.end()));
-        if !leaf.is_writable && !is_part && !is_ring(leaf) {
+        if !leaf.is_writable && !is_part && !is_ring(leaf) && !is_record(leaf) {
             findings.push(Finding::Page { virt: leaf.virt, what: "nobody promised it" });
         }
         if leaf.is_uncached {
