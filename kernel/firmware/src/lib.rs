@@ -1,4 +1,5 @@
-//! What the firmware says of a machine: PVH start info and ACPI, parsed as hostile input.
+//! What the firmware and the host say of a machine: PVH start info, ACPI and KVM's clock, parsed
+//! as hostile input.
 //!
 //! Boot cannot avoid reading these, and it reads them in ring 0. So nothing here has `unsafe`,
 //! nothing indexes, nothing loops without a bound, and a table that lies costs at most a refusal.
@@ -11,6 +12,7 @@
 extern crate std;
 
 mod acpi;
+pub mod kvmclock;
 mod pvh;
 
 pub use acpi::{Acpi, Ecam, Reset, Tpm2, parse as parse_acpi};

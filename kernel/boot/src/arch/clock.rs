@@ -129,10 +129,14 @@ fn wait_pit() -> Result<u64, Refusal> {
 }
 
 fn wall_clock(firmware: &Firmware, build_unix_s: u64) -> (u64, ClockSource) {
-    match read_rtc(firmware.acpi.century) {
-        Some(now) if now >= build_unix_s => (now, ClockSource::Rtc),
-        // A clock that runs before the image was built is wrong; time does not go back.
-        _ => (build_unix_s, ClockSource::BuildDate),
+    // A clock that runs before the image was built is wrong; time does not go back.
+    let is_right = |now: &u64| *now >= build_unix_s;
+    if let Some(now) = super::kvmclock::read().filter(is_right) {
+        return (now, ClockSource::Kvmclock);
+    }
+    match read_rtc(firmware.acpi.century).filter(is_right) {
+        Some(now) => (now, ClockSource::Rtc),
+        None => (build_unix_s, ClockSource::BuildDate),
     }
 }
 

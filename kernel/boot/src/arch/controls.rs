@@ -83,6 +83,28 @@ pub(crate) fn read_msr(register: u32) -> u64 {
     unsafe { Msr::new(register).read() }
 }
 
+/// Where KVM is told what memory its clock may be written to
+/// (Linux, `Documentation/virt/kvm/x86/msr.rst`).
+const KVM_WALL_CLOCK: u32 = 0x4b56_4d00;
+const KVM_SYSTEM_TIME: u32 = 0x4b56_4d01;
+
+/// Lets KVM write its clock to two places in boot's own memory: one now, one until it is told to
+/// stop.
+pub(crate) fn share_kvm_clock(wall_clock: u64, system_time: u64) {
+    // SAFETY: the caller (`kvmclock::read`) has seen that KVM offers both registers, and gives the
+    // addresses of two statics of atomics, which whoever writes to them leaves valid.
+    unsafe {
+        Msr::new(KVM_WALL_CLOCK).write(wall_clock);
+        Msr::new(KVM_SYSTEM_TIME).write(system_time | 1);
+    }
+}
+
+/// Tells KVM to write nowhere: boot's memory will be somebody else's.
+pub(crate) fn unshare_kvm_clock() {
+    // SAFETY: as above; bit 0 clear turns the clock off.
+    unsafe { Msr::new(KVM_SYSTEM_TIME).write(0) }
+}
+
 /// The local APIC's base register.
 pub(crate) fn apic_base() -> u64 {
     read_msr(APIC_BASE)

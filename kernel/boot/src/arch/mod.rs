@@ -12,6 +12,7 @@ pub(crate) mod cpu;
 pub(crate) mod entropy;
 pub(crate) mod exceptions;
 pub(crate) mod gate;
+pub(crate) mod kvmclock;
 pub(crate) mod port;
 
 use core::arch::global_asm;

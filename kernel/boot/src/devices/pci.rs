@@ -215,11 +215,34 @@ impl Bus {
     }
 
     fn is_assigned(&self, place: Span) -> bool {
-        self.functions.iter().any(|function| {
-            (0..6).any(|index| {
-                let bar = self.read(*function, 0x10 + 4 * index);
-                bar & 1 == 0 && place.contains(u64::from(bar & !0xf))
-            })
+        let assigned =
+            |function: &Function| self.assigned(*function).any(|bar| bar.overlaps(&place));
+        self.functions.iter().any(assigned)
+    }
+
+    /// The memory that a function's base address registers have been given, whole: two that share
+    /// an address are answered by either device, as the host likes.
+    fn assigned(&self, function: Function) -> impl Iterator<Item = Span> {
+        let registers = match self.read(function, HEADER_TYPE) >> 16 & 0x7f {
+            0 => 6,
+            // A bridge has two, and the numbers of its buses behind them.
+            1 => 2,
+            _ => 0,
+        };
+        let mut index = 0;
+        core::iter::from_fn(move || {
+            while index < registers {
+                let at = 0x10 + 4 * index;
+                let low = self.read(function, at);
+                let is_wide = low & 0b111 == 0b100;
+                index += if is_wide { 2 } else { 1 };
+                let high = if is_wide { self.read(function, at + 4) } else { 0 };
+                let start = u64::from(low & !0xf) | u64::from(high) << 32;
+                if low & 1 == 0 && start != 0 {
+                    return Some(Span::new(start, self.bar_length(function, at).unwrap_or(0)));
+                }
+            }
+            None
         })
     }
 

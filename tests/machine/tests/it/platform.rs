@@ -74,6 +74,36 @@ fn seals_itself_on_both_boards_with_both_firmwares_and_any_memory() {
     }
 }
 
+/// The registers that devices have in memory, as QEMU lists them:
+/// `BAR1: 32 bit memory at 0xe0004000 [0xe0004fff].`
+fn registers(machine: &Machine) -> Vec<(u64, u64)> {
+    let hex = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
+    let listed = machine.monitor("info pci").unwrap();
+    let lines = listed.lines().filter(|line| line.contains("BAR") && line.contains(" memory at "));
+    lines
+        .filter_map(|line| line.split_once(" memory at ")?.1.split_once(" ["))
+        .map(|(first, rest)| (hex(first), hex(rest.trim_end_matches(['.', ']']))))
+        .filter(|(first, last)| first < last)
+        .collect()
+}
+
+#[test]
+fn no_two_devices_registers_share_an_address() {
+    let backend = Backend::start().unwrap();
+    for chipset in [Chipset::Q35, Chipset::Pc] {
+        for firmware in [Firmware::SeaBios, Firmware::Qboot] {
+            let site = Site::start_as("demo", backend.address(), |builder| {
+                builder.chipset(chipset).firmware(firmware)
+            });
+            let mut all = registers(&site.machine);
+            all.sort_unstable();
+            assert!(all.len() >= 2, "{chipset:?}, {firmware:?}: {all:x?}");
+            let is_apart = all.windows(2).all(|pair| pair[0].1 < pair[1].0);
+            assert!(is_apart, "{chipset:?}, {firmware:?}: {all:x?}");
+        }
+    }
+}
+
 /// Waits for the one line that says why a machine did not come up.
 #[track_caller]
 fn refusal(machine: &Machine) -> String {
