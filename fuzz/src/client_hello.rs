@@ -147,9 +147,8 @@ fn insert(message: &mut Vec<u8>, extension: &[u8]) {
 
 fn records(message: &[u8], size: usize) -> Vec<Vec<u8>> {
     let size = size.min(1 << 14);
-    let record = |piece: &[u8]| {
-        [&[22, 3, 1][..], &(piece.len() as u16).to_be_bytes(), piece].concat()
-    };
+    let record =
+        |piece: &[u8]| [&[22, 3, 1][..], &(piece.len() as u16).to_be_bytes(), piece].concat();
     message.chunks(size).map(record).collect()
 }
 
@@ -159,7 +158,8 @@ mod tests {
 
     #[test]
     fn the_target_gets_as_far_as_an_agreement() {
-        for (is_offered, size) in [(true, usize::MAX), (true, 40), (false, usize::MAX), (false, 1)] {
+        for (is_offered, size) in [(true, usize::MAX), (true, 40), (false, usize::MAX), (false, 1)]
+        {
             let records = records(&with_offer(is_offered), size);
             assert_eq!(peek(&records), Some(is_offered));
             let expected = is_offered.then_some(true);

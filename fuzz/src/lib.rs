@@ -10,6 +10,7 @@ mod client_hello;
 mod encodings;
 mod firmware;
 mod input;
+mod key_file;
 mod net;
 mod proxy;
 mod seal;
@@ -25,6 +26,7 @@ pub use self::encodings::{
     manifest as abi_manifest,
 };
 pub use self::firmware::{acpi as firmware_acpi, pvh as firmware_pvh};
+pub use self::key_file::payload as key_file_payload;
 pub use self::net::{established as net_established, frames as net_frames};
 pub use self::proxy::steps as proxy_steps;
 pub use self::seal::image::image as seal_image;
@@ -39,12 +41,13 @@ pub use self::tls::{incoming as tls_incoming, records as tls_records};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 20] = [
     ("abi_configuration_header", abi_configuration_header),
     ("abi_manifest", abi_manifest),
     ("edge_config", edge_config),
     ("firmware_acpi", firmware_acpi),
     ("firmware_pvh", firmware_pvh),
+    ("key_file_payload", key_file_payload),
     ("log_escape", log_escape),
     ("net_established", net_established),
     ("net_frames", net_frames),
