@@ -6,6 +6,7 @@ mod attack;
 mod audit;
 mod clone;
 mod figures;
+mod keys;
 mod outside;
 mod platform;
 mod refuse;

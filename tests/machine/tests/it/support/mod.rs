@@ -96,8 +96,18 @@ impl Site {
         backend: SocketAddr,
         shape: impl FnOnce(Builder) -> Builder,
     ) -> Self {
-        let folder = TempDir::with_prefix("bulla-test-").unwrap();
         let changes = if config == "demo" { &ROOMY[..] } else { &[] };
+        Self::boot_changed(config, changes, backend, shape)
+    }
+
+    /// The same, with changes to the file.
+    pub(crate) fn boot_changed(
+        config: &str,
+        changes: &[(&str, &str)],
+        backend: SocketAddr,
+        shape: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
+        let folder = TempDir::with_prefix("bulla-test-").unwrap();
         let proxy = Proxy { config, backend, changes };
         let image = proxy.image(&GUEST, folder.path()).unwrap();
         let builder = Machine::builder(image)
