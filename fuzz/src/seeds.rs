@@ -56,9 +56,78 @@ pub fn all() -> Vec<Seed> {
         ("tls_incoming", "raw", raw_hello()),
         ("tls_records", "everything", RECORDS.to_vec()),
     ];
+    seeds.extend(attestation());
     seeds.extend(crate::seal::seeds::all());
     seeds
 }
+
+/// What real machines and TPMs said.
+fn attestation() -> Vec<Seed> {
+    let vector = |name: &str| {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors");
+        std::fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
+    let sized = |bytes: Vec<u8>| [&(bytes.len() as u16).to_be_bytes()[..], &bytes].concat();
+    let quote = |key: &str, message: &str, signature: &str| {
+        [key, message, signature].map(|name| sized(vector(name))).concat()
+    };
+    let evidence = attest_core::evidence::Evidence {
+        ak: b"ak",
+        ek: Some(b"ek"),
+        aux: b"aux",
+        log: b"log",
+        pcrs: b"pcrs",
+        seal: b"seal",
+        quote: b"quote",
+        answer: Some(b"answer"),
+        leaves: b"leaves",
+        signature: b"signature",
+    };
+    let claims = attest_core::claims::Claims {
+        app: "edge-proxy".into(),
+        key_origin: attest_core::claims::KeyOrigin::Sealed,
+        version: "0".into(),
+    };
+    let gce = "derived/gce-cos-85-nonce9009";
+    vec![
+        ("attest_event_log", "ovmf", vector("ovmf-swtpm/2M-crb-full/eventlog_after_extend.bin")),
+        ("attest_event_log", "four_banks", vector("tpm2-tools/event.bin")),
+        ("attest_event_log", "vendor_data", vector("tpm2-tools/specid-vendordata.bin")),
+        ("attest_event_log", "old_form", vector("tpm2-tools/event-uefivar.bin")),
+        ("attest_evidence", "evidence", evidence.encode()),
+        ("attest_evidence", "claims", claims.encode()),
+        ("attest_policy", "policy", POLICY.to_vec()),
+        ("attest_policy", "identity", IDENTITY.to_vec()),
+        (
+            "attest_quote",
+            "ecc",
+            quote("negative/ak_ec.tpmt", "negative/evil-pcr4.msg", "negative/evil-pcr4.sig"),
+        ),
+        (
+            "attest_quote",
+            "rsa",
+            quote(
+                &format!("{gce}/ak_pub.tpmt"),
+                &format!("{gce}/quote-sha256.msg"),
+                &format!("{gce}/quote-sha256.sig"),
+            ),
+        ),
+        ("tpm_answers", "banks", TPM_ANSWERS.to_vec()),
+        ("tpm_key_file", "good", KEY_FILE.to_vec()),
+    ]
+}
+
+/// Banks, an extend, and values of eight PCRs.
+const TPM_ANSWERS: &[u8] = b"\x0f\x00\x00\x00\x00\x00\x05\x00\x00\x00\x01\x00\x0b\x03\xff\xff\xff\
+    \x0f\x00\x00\x00\x00\x00\x05\x00\x00\x00\x01\x00\x0b\x03\xff\xff\xff\
+    \x04\x40\x00\x00\x00\x00\x0a\x00\x00\x00\x00\x09\x00\x00\x00\x01\x00\x0b";
+
+const KEY_FILE: &[u8] =
+    b"BULLAKY\x01\x00\x00\x00\x0c\x00\x00\x00\x01\x00\x01p\x00\x01d\x00\x01s\x00\x01l!";
+
+const IDENTITY: &[u8] = br#"{"schema":"bulla-identity/1","ak_name":"000b0000000000000000000000000000000000000000000000000000000000000000","ek_sha256":null,"platform_trust":"vtpm-host","source":"pinned"}"#;
+
+const POLICY: &[u8] = br#"{"schema":"bulla-refvalues/1","image":{"name":"x","sha256":"0000000000000000000000000000000000000000000000000000000000000000","authenticode_sha256":"0000000000000000000000000000000000000000000000000000000000000000","service_sha256":"0000000000000000000000000000000000000000000000000000000000000000","configuration_sha256":"0000000000000000000000000000000000000000000000000000000000000000"},"pcrs":{"0":{"skip":"x"},"1":{"skip":"x"},"2":{"expected_any":["0000000000000000000000000000000000000000000000000000000000000000"]},"3":{"skip":"x"},"4":{"from_image":true},"5":{"skip":"x"},"6":{"skip":"x"},"7":{"skip":"x"},"11":{"from_image":true},"12":{"from_image":true}},"seal":{"layout_any":["0000000000000000000000000000000000000000000000000000000000000000"],"gate_sha256":"0000000000000000000000000000000000000000000000000000000000000000"},"require":{"key_origin_any":["sealed"],"platform_trust_any":["tpm"],"safe_clock":true,"min_reset_count":null,"firmware_version_deny":[]}}"#;
 
 /// A seed for the audit of images: the image, with zeros for the bytes that decide nothing.
 pub fn image(image: &[u8]) -> Vec<u8> {

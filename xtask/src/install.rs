@@ -8,7 +8,7 @@ use std::{env, fs};
 use crate::steps::{self, Error};
 
 /// What must be there, and the Debian package that brings it. A name with a slash is a file.
-const NEEDED: [(&str, &str); 13] = [
+const NEEDED: [(&str, &str); 16] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/share/qemu/qboot.rom", "qemu-system-data"),
     ("/usr/share/seabios/bios-256k.bin", "seabios"),
@@ -22,6 +22,9 @@ const NEEDED: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("git", "git"),
     ("setpriv", "util-linux"),
+    ("swtpm", "swtpm"),
+    ("swtpm_setup", "swtpm-tools"),
+    ("tpm2_checkquote", "tpm2-tools"),
 ];
 
 /// The toolchain's parts that cargo does not bring along.

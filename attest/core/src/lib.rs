@@ -18,6 +18,25 @@ pub mod claims;
 pub mod evidence;
 pub mod tpm_answer;
 
+#[cfg(feature = "verify")]
+pub mod event_log;
+#[cfg(feature = "verify")]
+pub mod hash;
+#[cfg(feature = "verify")]
+pub mod measured;
+#[cfg(feature = "verify")]
+pub mod pcrs;
+#[cfg(feature = "verify")]
+pub mod policy;
+#[cfg(feature = "verify")]
+pub mod seal_record;
+#[cfg(feature = "verify")]
+pub mod tpms;
+#[cfg(feature = "verify")]
+pub mod verdict;
+#[cfg(feature = "verify")]
+pub mod verify;
+
 mod cbor;
 mod cursor;
 
