@@ -7,8 +7,8 @@ use abi::Span;
 use abi::configuration::{Header, OnStop};
 use abi::image::{MAX_SEGMENTS, Manifest, Segment, SegmentAccess};
 use edge_config::{
-    Buffers, Certificate, Config, Deadlines, Identity, KeyOrigin, Level, Limits, Listener, Log,
-    Network, PrivateKey,
+    Attestation, Buffers, Certificate, Config, Deadlines, Identity, Level, Limits, Listener, Log,
+    Name, Network, Prefix, PrivateKey,
 };
 
 use crate::net::seeds as net;
@@ -27,18 +27,29 @@ pub fn all() -> Vec<Seed> {
     let mut seeds = vec![
         ("abi_configuration_header", "good", configuration_header()),
         ("abi_manifest", "good", manifest()),
-        ("edge_config", "good", edge_config()),
+        ("edge_config", "ephemeral", edge_config(ephemeral())),
+        ("edge_config", "good", edge_config(in_image())),
+        ("edge_config", "sealed", edge_config(sealed())),
         ("firmware_acpi", "one_of_each", acpi()),
         ("firmware_pvh", "two_ranges", pvh()),
+        ("key_file_payload", "changed", vec![2, 3, 0, 1]),
+        ("key_file_payload", "content", [&[1][..], &crate::key_file::good_content()].concat()),
+        ("key_file_payload", "through_another", vec![3]),
+        ("key_file_payload", "raw", b"\0BULLAKY\x01\0\0\0\x04\0\0\0\x1eTPM2".to_vec()),
         ("log_escape", "text", b"GET / HTTP/1.1\r\n\x00\"\\\x7f\xff".to_vec()),
         ("log_escape", "long", (0..=255).collect()),
         ("net_established", "traffic", net::traffic()),
         ("net_frames", "connections", net::connections()),
         ("net_frames", "dialled", net::dialled()),
         ("net_frames", "odd_frames", net::odd_frames()),
+        ("proxy_steps", "evidence", evidence()),
         ("proxy_steps", "request", REQUEST.to_vec()),
         ("proxy_steps", "no_backend", NO_BACKEND.to_vec()),
         ("seal_image", "nothing", b"\x7fELF".to_vec()),
+        ("tls_client_hello", "offered", vec![3, 0]),
+        ("tls_client_hello", "offered_in_pieces", vec![0x23, 30, 0, 60, 0]),
+        ("tls_client_hello", "other", vec![1, 0]),
+        ("tls_client_hello", "raw", [&[0, 0], &tls::CLIENT_HELLO[5..]].concat()),
         ("tls_incoming", "hello", vec![1, 0]),
         ("tls_incoming", "hello_in_pieces", vec![0x21, 3, 0x30, 0, 1, 0]),
         ("tls_incoming", "http", b"\x00\x00GET / HTTP/1.1\r\n\r\n".to_vec()),
@@ -132,6 +143,19 @@ const REQUEST: &[u8] =
     b"\x00\x80\x00\x01\x09a requestx\x0a\xff\xff\x0b\x2c\x01\x05\x00\x07\xff\xff\
     \x04\x0d\x08\x0a\xff\xff\x07\xff\xff\x0f\x01\x00\x01";
 
+/// A client that asks for evidence, waits, reads it, and then has a request of five bytes.
+fn evidence() -> Vec<u8> {
+    let mut events = b"\xf8\xff\x05\x03\x01\x24\x00\x00\x00\x20".to_vec();
+    events.extend_from_slice(&[0x07, 2, 200, 0x55]);
+    events.extend_from_slice(&[9; 28]);
+    events.push(0);
+    for _ in 0..6 {
+        events.extend_from_slice(b"\x0f\x05\x00\x00\x07\xff\xff");
+    }
+    events.extend_from_slice(b"\x01\x05hello\x00\x0a\xff\xff\x0b\x2c\x01\x07\xff\xff\x04\x0d\x08\x0a\xff\xff\x07\xff\xff");
+    events
+}
+
 /// No place for the backend, then a long request, then one that stalls, then a reset.
 const NO_BACKEND: &[u8] =
     b"\xff\x01\x00\x0e\x04\x01\x03abc\x1f\x0f\x64\x00\x00\x0e\x02\x0f\x64\x00\x00\
@@ -176,7 +200,23 @@ fn manifest() -> Vec<u8> {
     manifest.encode().to_vec()
 }
 
-fn edge_config() -> Vec<u8> {
+fn in_image() -> Identity {
+    Identity::Image {
+        chain: vec![Certificate::new(vec![0xc1; 70]), Certificate::new(vec![0xc2; 64])],
+        key: PrivateKey::new(vec![0x90; 32]),
+    }
+}
+
+fn ephemeral() -> Identity {
+    Identity::Ephemeral { names: vec![Name::new("sealed.test".to_owned())] }
+}
+
+fn sealed() -> Identity {
+    let names = ["192.0.2.1", "a.test"].map(|text| Name::new(text.to_owned())).to_vec();
+    Identity::Sealed { issuer: Certificate::new(vec![0xca; 64]), names }
+}
+
+fn edge_config(identity: Identity) -> Vec<u8> {
     let config = Config {
         network: Network {
             address: Ipv4Addr::new(10, 77, 0, 2),
@@ -188,11 +228,7 @@ fn edge_config() -> Vec<u8> {
             Listener { port: 443, connections: 1000 },
             Listener { port: 8443, connections: 1 },
         ],
-        identity: Identity {
-            chain: vec![Certificate::new(vec![0xc1; 70]), Certificate::new(vec![0xc2; 64])],
-            key: PrivateKey::new(vec![0x90; 32]),
-            key_origin: KeyOrigin::Image,
-        },
+        identity,
         backend: SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 8080),
         limits: Limits {
             connections: 1000,
@@ -213,6 +249,10 @@ fn edge_config() -> Vec<u8> {
             backend_send: 4 << 10,
         },
         log: Log { level: Level::Info, lines_per_second: 50 },
+        attestation: Attestation {
+            allow: vec![Prefix { address: Ipv4Addr::new(10, 77, 0, 0), length: 24 }],
+            quotes_per_second: 2,
+        },
     };
     config.encode().expect("a good configuration").to_vec()
 }

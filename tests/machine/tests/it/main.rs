@@ -6,6 +6,7 @@ mod attack;
 mod audit;
 mod clone;
 mod figures;
+mod keys;
 mod measured;
 mod outside;
 mod platform;
