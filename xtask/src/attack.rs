@@ -179,7 +179,7 @@ fn work(
 pub fn attempt(guest: &Guest, act: &Act, folder: &Path) -> Result<Row, Error> {
     let image = samples::probe(guest, &act.name, folder)?;
     let file = Image::read(&image)?;
-    let machine = Machine::builder(&image)
+    let builder = Machine::builder(&image)
         .memory_mib(act.setup.memory_mib())
         .chipset(act.setup.chipset())
         .firmware(act.setup.firmware())
@@ -187,8 +187,13 @@ pub fn attempt(guest: &Guest, act: &Act, folder: &Path) -> Result<Row, Error> {
         .extra_args(act.setup.devices().iter().copied())
         // After the gate has reset the machine it stays as it was, to be read.
         .extra_args(["-no-shutdown"])
-        .deadline(2 * PATIENCE)
-        .start()?;
+        .deadline(2 * PATIENCE);
+    // A TPM of its own, which no other act has touched.
+    let builder = match act.setup.tpm() {
+        Some(interface) => builder.tpm(interface),
+        None => builder,
+    };
+    let machine = builder.start()?;
     let seen = match watch(&machine, act) {
         Ok(()) => Outcome::read(&act.name, &machine.console().text()),
         Err(machine::Error::Interrupted) => return Err(machine::Error::Interrupted.into()),

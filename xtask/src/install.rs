@@ -8,10 +8,15 @@ use std::{env, fs};
 use crate::steps::{self, Error};
 
 /// What must be there, and the Debian package that brings it. A name with a slash is a file.
-const NEEDED: [(&str, &str); 16] = [
+const NEEDED: [(&str, &str); 21] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/share/qemu/qboot.rom", "qemu-system-data"),
     ("/usr/share/seabios/bios-256k.bin", "seabios"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "ovmf"),
+    ("swtpm", "swtpm"),
+    ("swtpm_setup", "swtpm-tools"),
+    ("tpm2_eventlog", "tpm2-tools"),
+    ("sbsign", "sbsigntool"),
     ("nginx", "nginx"),
     ("curl", "curl"),
     ("openssl", "openssl"),

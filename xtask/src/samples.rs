@@ -54,7 +54,8 @@ impl Proxy<'_> {
         Ok(text)
     }
 
-    /// Composes the image in `folder`.
+    /// Composes the image in `folder`: the file for the direct path, whose place is returned, and
+    /// the one for UEFI firmware beside it ([`disk`] makes a disk of that).
     ///
     /// # Errors
     ///
@@ -69,7 +70,7 @@ impl Proxy<'_> {
     }
 }
 
-/// Composes the probe that will do `act`, in `folder`.
+/// Composes the probe that will do `act`, in `folder`, as [`Proxy::image`] does.
 ///
 /// # Errors
 ///
@@ -86,8 +87,31 @@ pub fn probe(guest: &Guest, act: &str, folder: &Path) -> Result<PathBuf, Error> 
     write(&composed, &folder.join(format!("probe-{act}.elf")))
 }
 
+/// A disk in the place of an image's file, with the image for UEFI firmware that lies beside it.
+///
+/// # Errors
+///
+/// [`Error`] if a file cannot be read or written.
+pub fn disk(
+    image: &Path,
+    key_file: Option<&[u8]>,
+    challenge: Option<&[u8]>,
+) -> Result<PathBuf, Error> {
+    let efi = image.with_extension("efi");
+    let efi = fs::read(&efi).map_err(while_doing(efi.display()))?;
+    let path = image.with_extension("img");
+    let contents = image::Contents { efi: &efi, key_file, challenge };
+    let disk = image::disk(&contents).map_err(while_doing(path.display()))?;
+    fs::write(&path, disk).map_err(while_doing(path.display()))?;
+    Ok(path)
+}
+
+/// Writes the image for the direct path, whose place is returned, and the one for UEFI firmware
+/// beside it.
 fn write(image: &Composed, path: &Path) -> Result<PathBuf, Error> {
     fs::write(path, &image.bytes).map_err(while_doing(path.display()))?;
+    let efi = path.with_extension("efi");
+    fs::write(&efi, &image.efi).map_err(while_doing(efi.display()))?;
     Ok(path.to_owned())
 }
 

@@ -51,6 +51,30 @@ impl Image {
         self.own.boot()
     }
 
+    /// Shows the service as it lies in the image, not yet relocated: everything from boot's end to
+    /// the configuration, zeros between the parts included.
+    pub(crate) fn show_service<R>(&self, look: impl FnOnce(&[u8]) -> R) -> Result<R, Refusal> {
+        let start = self.own.boot().length;
+        let end = self.manifest.configuration.start;
+        let shown = Span::new(start, end.saturating_sub(start));
+        let elsewhere = |value| {
+            Refusal::Image(abi::image::Malformed::Field { name: "configuration", value })
+        };
+        // Whatever else is used of the image has to be in what is shown.
+        let parts = self.segments().map(file_span).chain([self.manifest.relocations]);
+        let outside = parts.filter(|part| part.length > 0).find(|part| !shown.covers(part));
+        match outside {
+            Some(part) => Err(elsewhere(part.start)),
+            None => self.own.show(shown, look).ok_or(elsewhere(end)),
+        }
+    }
+
+    /// The configuration section, header and payload.
+    pub(crate) fn configuration_bytes(&self) -> &'static [u8] {
+        // `find` has seen that it is there.
+        self.own.bytes(self.manifest.configuration).unwrap_or(&[])
+    }
+
     /// The header of the configuration section.
     pub(crate) fn configuration(&self) -> &Header {
         &self.configuration

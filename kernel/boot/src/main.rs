@@ -15,7 +15,9 @@ mod memory;
 
 mod describe;
 mod devices;
+mod efi;
 mod image;
+mod measure;
 mod plan;
 mod quiet;
 mod refusal;
@@ -24,44 +26,62 @@ mod report;
 use core::convert::Infallible;
 
 use crate::arch::console::say;
+use crate::describe::Door;
 use crate::image::Image;
-use crate::memory::Memory;
+use crate::memory::{Frames, Memory};
 use crate::plan::{Found, Plan};
 use crate::refusal::Refusal;
 
 /// The whole life of ring 0, one step a line.
-fn boot(start_info: u64) -> Result<Infallible, Refusal> {
+fn boot(door: Door) -> Result<Infallible, Refusal> {
     let cpu = &arch::cpu::require()?;
-    let firmware = &describe::describe(start_info)?;
+    let firmware = &describe::describe(door)?;
     let image = &Image::find()?;
-    let mut memory = Memory::new(&firmware.memory, image.span())?;
+    let mut memory = Memory::new(&firmware.memory, [image.span(), firmware.taken])?;
     memory.expect(plan::needed_bytes(image));
 
     let machine = &quiet::quiet(firmware, &memory)?;
-    let entropy = arch::entropy::draw()?;
+    let mut entropy = arch::entropy::draw()?;
+    let tpm = measure::measure(firmware, image, &mut entropy.password, &mut memory)?;
     let clock = &arch::clock::calibrate(firmware, machine, image)?;
     let nic = devices::nic(machine, image, &mut memory)?;
 
     let found = Found { cpu, firmware, image, machine, clock };
-    let (mut plan, tables) = Plan::new(&found, nic, entropy.placement, &mut memory)?;
+    let (mut plan, tables) = Plan::new(&found, nic, tpm, entropy.placement, &mut memory)?;
     image.relocate(plan.base())?;
     plan.write_gate(&found)?;
     plan.write_handoff(&found, &entropy);
     drop(entropy);
+    if firmware.leaves_copies {
+        memory.wipe_free();
+    }
 
     // From the bridge on, nothing can write the sealed tables any more: what the audit reads is
     // what will be in force.
     let tables = plan.cross_bridge(tables)?;
     let seal = plan.audit(&tables, &found)?;
+    plan.tell_tpm(&seal)?;
     report::print(cpu, clock, &plan, &seal);
     plan.leave(&tables)
 }
 
-/// Where the entry stub calls. A machine that cannot be sealed must not serve, so it halts.
-fn start(start_info: u64) -> ! {
+/// Where both doors arrive. A machine that cannot be sealed must not serve, so it halts.
+fn start(door: Door) -> ! {
     arch::console::prepare();
     arch::exceptions::prepare();
-    let Err(refusal) = boot(start_info);
+    let Err(refusal) = boot(door);
+    refuse(&refusal)
+}
+
+/// Where the UEFI door calls while the firmware is still there. It does not go back to the firmware:
+/// that would start whatever comes next in its list, with our failure among its measurements.
+fn start_efi(services: arch::efi::Services) -> Frames {
+    // The firmware's console may be ours too, and it rarely ends its line.
+    say!("");
+    efi::take(services).unwrap_or_else(|refusal| refuse(&refusal))
+}
+
+fn refuse(refusal: &Refusal) -> ! {
     say!("boot: refused: {refusal}");
     arch::halt()
 }

@@ -14,12 +14,16 @@ pub(crate) enum Refusal {
     BusMasters { others: usize },
     /// The clock that the time stamp counter would be measured against is not there.
     ClockSource,
+    /// Somebody gave a command line, which nobody has measured.
+    CommandLine { bytes: u32 },
     /// The configuration section is not what it should be.
     Configuration(abi::configuration::Malformed),
     /// The CPU lacks features.
     CpuLacks(Missing),
     /// A device does not behave as virtio says.
     Device { what: &'static str },
+    /// UEFI firmware did not do what boot asked of it.
+    Efi { what: &'static str },
     /// A table of the firmware's is not there or not whole.
     Firmware { what: &'static str },
     /// The image is not what `xtask image` writes.
@@ -32,12 +36,20 @@ pub(crate) enum Refusal {
     NoEntropy(&'static str),
     /// The image wants a NIC and the machine has none we can drive.
     NoNic,
+    /// The boot record does not hold what it should.
+    Record(abi::record::Malformed),
     /// The service's own tables point outside of it.
     Relocation { offset: u64 },
     /// The seal was written wrong, or could not be read back as promised.
     Seal(Violation),
     /// The interrupt controller is locked in a mode that needs MSR writes after the seal.
     X2ApicLocked,
+    /// The TPM failed.
+    Tpm(tpm::Error),
+    /// ACPI names a TPM, and there is none, or one with another interface.
+    TpmAbsent,
+    /// ACPI names a TPM that is used in another way than through its registers.
+    TpmStart { method: u32 },
     /// VMware answers a port to ring 3, whatever the I/O bitmap says.
     VmwareBackdoor,
 }
@@ -66,11 +78,18 @@ impl fmt::Display for Refusal {
                     "no clock to measure the time stamp counter with; give the machine an ACPI PM timer or a PIT"
                 )
             }
+            Self::CommandLine { bytes } => {
+                write!(
+                    f,
+                    "a command line of {bytes} bytes was given, which nobody has measured; start the image without one"
+                )
+            }
             Self::Configuration(malformed) => write!(f, "{malformed}; compose the image again"),
             Self::CpuLacks(missing) => {
                 write!(f, "the CPU lacks {missing}; use a CPU model that has it (QEMU: -cpu max)")
             }
             Self::Device { what } => write!(f, "virtio-net: {what}"),
+            Self::Efi { what } => write!(f, "UEFI firmware: {what}"),
             Self::Firmware { what } => write!(f, "firmware: {what}"),
             Self::Image(malformed) => write!(f, "{malformed}"),
             Self::Memory { needed_mib, found_mib, what } => write!(
@@ -85,6 +104,7 @@ impl fmt::Display for Refusal {
                     "the image needs a network card and none was found (QEMU: -device virtio-net-pci)"
                 )
             }
+            Self::Record(malformed) => write!(f, "{malformed}"),
             Self::Relocation { offset } => {
                 write!(
                     f,
@@ -96,6 +116,16 @@ impl fmt::Display for Refusal {
                 write!(
                     f,
                     "the firmware locked x2APIC mode, which needs MSR writes; unlock it in the firmware"
+                )
+            }
+            Self::Tpm(error) => write!(f, "the TPM fails: {error}"),
+            Self::TpmAbsent => {
+                write!(f, "no TPM is where ACPI says that there is one, or it is of another kind")
+            }
+            Self::TpmStart { method } => {
+                write!(
+                    f,
+                    "the TPM has start method {method}; only register interfaces at 0xfed40000 are known"
                 )
             }
             Self::VmwareBackdoor => {

@@ -1,5 +1,5 @@
-//! What the firmware and the host say of a machine: PVH start info, ACPI and KVM's clock, parsed
-//! as hostile input.
+//! What the firmware and the host say of a machine: PVH start info, UEFI's memory map and event log,
+//! ACPI and KVM's clock, parsed as hostile input.
 //!
 //! Boot cannot avoid reading these, and it reads them in ring 0. So nothing here has `unsafe`,
 //! nothing indexes, nothing loops without a bound, and a table that lies costs at most a refusal.
@@ -12,10 +12,13 @@
 extern crate std;
 
 mod acpi;
+pub mod event_log;
 pub mod kvmclock;
+mod memory_map;
 mod pvh;
 
 pub use acpi::{Acpi, Ecam, Reset, Tpm2, parse as parse_acpi};
+pub use memory_map::parse as parse_memory_map;
 pub use pvh::{MAX_RANGES, MemoryRange, StartInfo, parse as parse_start_info};
 
 /// Physical memory, as far as it may be read.

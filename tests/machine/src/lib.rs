@@ -14,6 +14,7 @@ pub mod outside;
 pub mod process;
 pub mod qemu;
 pub mod site;
+pub mod tpm;
 
 pub use backend::Backend;
 pub use counter::Counts;

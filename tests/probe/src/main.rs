@@ -21,7 +21,7 @@ use acts::Effect;
 /// Where libos begins the service.
 // SAFETY: the name is unique in the image, and libos declares it with this signature.
 #[unsafe(no_mangle)]
-fn service(machine: Machine) -> ! {
+fn service(mut machine: Machine) -> ! {
     let name = core::str::from_utf8(machine.configuration()).unwrap_or("(not text)");
     if name == "control" {
         acts::control(&machine);
@@ -33,7 +33,7 @@ fn service(machine: Machine) -> ! {
         stop(Stop::BadHandoff);
     };
     plain(format_args!("PROBE {name}: begin"));
-    match act(&machine, number) {
+    match act(&mut machine, number) {
         Effect::None(seen) => {
             plain(format_args!("PROBE {name}: no effect: {seen}"));
             stop(Stop::Done);

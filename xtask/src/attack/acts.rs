@@ -4,6 +4,7 @@
 //! of one differ, both outcomes are listed and a note says why.
 
 use abi::gate::{IDLE, LOG, QUOTE, STOP, TPM_READ};
+use machine::tpm::Interface;
 use machine::{Chipset, Firmware};
 
 use super::Outcome;
@@ -17,12 +18,14 @@ pub enum Setup {
     CrowdedPc,
     /// A Q35 board whose firmware has woken USB and a keyboard.
     CrowdedQ35,
+    /// The small machine with a TPM.
+    Tpm(Interface),
 }
 
 impl Setup {
     pub(super) fn memory_mib(self) -> u64 {
         match self {
-            Self::Small => 16,
+            Self::Small | Self::Tpm(_) => 16,
             Self::CrowdedPc | Self::CrowdedQ35 => 24,
         }
     }
@@ -30,20 +33,20 @@ impl Setup {
     pub(super) fn chipset(self) -> Chipset {
         match self {
             Self::CrowdedPc => Chipset::Pc,
-            Self::Small | Self::CrowdedQ35 => Chipset::Q35,
+            Self::Small | Self::CrowdedQ35 | Self::Tpm(_) => Chipset::Q35,
         }
     }
 
     pub(super) fn firmware(self) -> Firmware {
         match self {
-            Self::Small => Firmware::Qboot,
+            Self::Small | Self::Tpm(_) => Firmware::Qboot,
             Self::CrowdedPc | Self::CrowdedQ35 => Firmware::SeaBios,
         }
     }
 
     pub(super) fn devices(self) -> &'static [&'static str] {
         match self {
-            Self::Small => &[],
+            Self::Small | Self::Tpm(_) => &[],
             Self::CrowdedPc => &["-device", "piix3-usb-uhci", "-device", "usb-kbd"],
             Self::CrowdedQ35 => {
                 &["-device", "qemu-xhci", "-device", "usb-kbd", "-device", "virtio-rng-pci"]
@@ -52,7 +55,15 @@ impl Setup {
     }
 
     pub(super) fn has_keyboard(self) -> bool {
-        self != Self::Small
+        matches!(self, Self::CrowdedPc | Self::CrowdedQ35)
+    }
+
+    /// How it talks to its TPM, if it has one.
+    pub(super) fn tpm(self) -> Option<Interface> {
+        match self {
+            Self::Tpm(interface) => Some(interface),
+            Self::Small | Self::CrowdedPc | Self::CrowdedQ35 => None,
+        }
     }
 
     fn words(self) -> &'static str {
@@ -60,6 +71,8 @@ impl Setup {
             Self::Small => "",
             Self::CrowdedPc => " (pc, SeaBIOS, keys)",
             Self::CrowdedQ35 => " (q35, SeaBIOS, keys)",
+            Self::Tpm(Interface::Crb) => " (TPM, CRB)",
+            Self::Tpm(Interface::Tis) => " (TPM, TIS)",
         }
     }
 }
@@ -303,6 +316,7 @@ pub fn acts() -> Vec<Act> {
     acts.extend(SELECTORS.map(far_return));
     acts.extend(calls());
     acts.extend(rings());
+    acts.extend(tpm());
     acts.extend((0..=u8::MAX).map(interrupt));
     acts
 }
@@ -397,6 +411,41 @@ fn rings() -> Vec<Act> {
             format!("ring_foreign_doorbell {number:#x}"),
             nothing("a bell was rung"),
         ));
+    }
+    acts
+}
+
+/// The TPM: out of ring 3's reach, its two doors harmless, with a TPM of either kind and without.
+fn tpm() -> Vec<Act> {
+    let memory = [
+        ("write_tpm", WRITE_REFUSED, WRITE_NOWHERE),
+        ("read_tpm", READ_REFUSED, READ_NOWHERE),
+        ("write_tpm_answer", WRITE_REFUSED, WRITE_NOWHERE),
+        ("read_tpm_answer", READ_REFUSED, READ_NOWHERE),
+        ("touch_tpm_registers", WRITE_NOWHERE, WRITE_NOWHERE),
+        ("write_record", WRITE_REFUSED, WRITE_NOWHERE),
+    ];
+    let kept = "every register came back, and nothing else";
+    let calls = [
+        ("quote 0x5a", "the TPM answered"),
+        ("quote_twice", "each got its answer, and the second had to wait"),
+        ("quote_extremes", "the TPM answers as before"),
+        ("quote_registers", kept),
+        ("tpm_read_anything", "nothing but the answer was read"),
+        ("secret_is_taken", "there is no secret"),
+    ];
+    let mut acts = Vec::new();
+    for setup in [Setup::Small, Setup::Tpm(Interface::Crb), Setup::Tpm(Interface::Tis)] {
+        let has_tpm = setup.tpm().is_some();
+        for (name, with, without) in &memory {
+            let outcome = if has_tpm { with } else { without };
+            acts.push(Act::new(*name, outcome.clone()).on(setup));
+        }
+        for (name, seen) in calls {
+            let is_same = ["quote_registers", "secret_is_taken"].contains(&name);
+            let seen = if has_tpm || is_same { seen } else { "there is no TPM" };
+            acts.push(Act::new(name, nothing(seen)).on(setup));
+        }
     }
     acts
 }

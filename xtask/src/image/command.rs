@@ -81,7 +81,7 @@ pub fn command(
     }
     let guest = guest()?;
     let image = edge_image(&edge, &guest, date)?;
-    write(&options.out, &image.bytes, &guest)?;
+    write(&options.out, &image, &guest)?;
     print!("{}", report(&edge, &image, date));
     Ok(())
 }
@@ -157,8 +157,8 @@ pub fn digest(bytes: &[u8]) -> String {
     text
 }
 
-/// Writes the image, and beside it the programs with their symbols for `symbolize`.
-fn write(folder: &Path, image: &[u8], guest: &Guest) -> Result<(), Error> {
+/// Writes the image for both doors, and beside it the programs with their symbols for `symbolize`.
+fn write(folder: &Path, image: &Composed, guest: &Guest) -> Result<(), Error> {
     fs::create_dir_all(folder).map_err(while_doing(folder.display()))?;
     let place = |suffix: &str| folder.join(format!("{EDGE_PROXY}.{suffix}"));
     let copies = [("boot.debug", &guest.boot), ("service.debug", &guest.edge_proxy)];
@@ -167,7 +167,8 @@ fn write(folder: &Path, image: &[u8], guest: &Guest) -> Result<(), Error> {
         replace(&place(suffix), &bytes, false)?;
     }
     // The image holds the private key, so nobody but its owner may read it.
-    replace(&place("elf"), image, true)
+    replace(&place("efi"), &image.efi, true)?;
+    replace(&place("elf"), &image.bytes, true)
 }
 
 /// Puts a file in the place of another, whole or not at all.
@@ -189,15 +190,11 @@ fn replace(path: &Path, bytes: &[u8], is_secret: bool) -> Result<(), Error> {
 fn report(edge: &Edge, image: &Composed, date: BuildDate) -> String {
     let budget = &edge.budget;
     let by = if date.is_given { "SOURCE_DATE_EPOCH" } else { "this machine's clock" };
+    let file =
+        |bytes: &[u8]| format!("{} MiB   sha256 {}", units::mib(bytes.len() as u64), digest(bytes));
     let rows = [
-        (
-            "edge-proxy.elf",
-            format!(
-                "{} MiB   sha256 {}",
-                units::mib(image.bytes.len() as u64),
-                digest(&image.bytes)
-            ),
-        ),
+        ("edge-proxy.elf", file(&image.bytes)),
+        ("edge-proxy.efi", file(&image.efi)),
         ("memory", describe(&memory(image))),
         (
             "connections",
@@ -289,10 +286,11 @@ mod tests {
         let rights =
             |name: &str| fs::metadata(out.join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!(rights("edge-proxy.elf"), 0o600);
+        assert_eq!(rights("edge-proxy.efi"), 0o600);
         assert_eq!(rights("edge-proxy.boot.debug"), 0o644);
         let debug = fs::read(out.join("edge-proxy.service.debug")).unwrap();
         assert_eq!(debug, sketch::service().bytes());
-        assert_eq!(fs::read_dir(&out).unwrap().count(), 3, "nothing else is left behind");
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 4, "nothing else is left behind");
     }
 
     #[test]
@@ -320,6 +318,7 @@ mod tests {
         assert!(mib <= 56, "1,000 connections leave room in 64 MiB: {text}");
         for says in [
             &format!("edge-proxy.elf   0.04 MiB   sha256 {}\n", digest(&image.bytes)),
+            &format!("edge-proxy.efi   0.05 MiB   sha256 {}\n", digest(&image.efi)),
             &format!("memory           {mib} MiB needed: heap 47.63, stack 0.25,"),
             "connections      1000, of which 64 with a backend at once\n",
             "built            2026-11-25 00:00:00 UTC by SOURCE_DATE_EPOCH\n",

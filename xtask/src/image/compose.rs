@@ -13,7 +13,7 @@ use object::elf;
 use super::boot::Boot;
 use super::elf::{Access, Fault, Load};
 use super::service::{Part, Service};
-use super::write;
+use super::{pe, write};
 
 /// What boot reads of a configuration; the payload's size is added when it is composed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +33,10 @@ pub struct Settings {
 /// An image, ready to be booted.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Composed {
-    /// The file.
+    /// The file for the direct path: an ELF file.
     pub bytes: Vec<u8>,
+    /// The file for UEFI firmware: a PE file that loads the same bytes.
+    pub efi: Vec<u8>,
     /// What boot will find in it.
     pub manifest: Manifest,
     /// The header of its configuration section.
@@ -48,6 +50,7 @@ impl fmt::Debug for Composed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Composed")
             .field("bytes", &self.bytes.len())
+            .field("efi", &self.efi.len())
             .field("manifest", &self.manifest)
             .field("header", &self.header)
             .field("loaded", &self.loaded)
@@ -103,15 +106,17 @@ pub fn compose(
 
     let mut places = Places::after(&boot);
     let segments = places.put_service(&service.parts);
-    let relocations = places.put(".service.relocations", Access::Read, &service.relocations);
-    let configuration = places.put(".configuration", Access::Read, &section);
+    let names = (".service.relocations", ".srelr");
+    let relocations = places.put(names, Access::Read, &service.relocations);
+    let configuration = places.put((".configuration", ".config"), Access::Read, &section);
     let manifest = Manifest { entry: service.entry, relocations, configuration, segments };
     let encoded = manifest.encode();
     Manifest::parse(&encoded).map_err(ImageError::Manifest)?;
 
     let loaded = places.loaded();
     let bytes = write_file(&boot, &encoded, &places.pieces);
-    Ok(Composed { bytes, manifest, header, loaded })
+    let efi = write_efi(&boot, &encoded, &places.pieces);
+    Ok(Composed { bytes, efi, manifest, header, loaded })
 }
 
 fn configuration_section(
@@ -135,6 +140,8 @@ fn configuration_section(
 /// Whole pages that are loaded behind boot.
 struct Piece {
     name: String,
+    /// Its name where a name has eight bytes.
+    short_name: &'static str,
     address: u64,
     access: Access,
     bytes: Vec<u8>,
@@ -156,7 +163,12 @@ impl Places {
     }
 
     /// Places bytes and says where they are in the image. No bytes take no page.
-    fn put(&mut self, name: &str, access: Access, bytes: &[u8]) -> Span {
+    fn put(
+        &mut self,
+        (name, short_name): (&str, &'static str),
+        access: Access,
+        bytes: &[u8],
+    ) -> Span {
         let place = Span::new(self.next - self.start, bytes.len() as u64);
         if bytes.is_empty() {
             return place;
@@ -165,20 +177,23 @@ impl Places {
         pages.resize(bytes.len().next_multiple_of(PAGE_BYTES as usize), 0);
         let address = self.next;
         self.next += pages.len() as u64;
-        self.pieces.push(Piece { name: name.to_owned(), address, access, bytes: pages });
+        let name = name.to_owned();
+        self.pieces.push(Piece { name, short_name, address, access, bytes: pages });
         place
     }
 
     fn put_service(&mut self, parts: &[Part]) -> [Option<abi::image::Segment>; MAX_SEGMENTS] {
         let mut segments = [None; MAX_SEGMENTS];
         for (slot, part) in segments.iter_mut().zip(parts) {
-            let (name, access) = match part.access {
-                SegmentAccess::Execute => ("text", Access::Execute),
-                SegmentAccess::Read => ("rodata", Access::Read),
-                SegmentAccess::ReadAfterRelocation => ("relro", Access::ReadWrite),
-                SegmentAccess::ReadWrite => ("data", Access::ReadWrite),
+            let (names, access) = match part.access {
+                SegmentAccess::Execute => ((".service.text", ".stext"), Access::Execute),
+                SegmentAccess::Read => ((".service.rodata", ".srodata"), Access::Read),
+                SegmentAccess::ReadAfterRelocation => {
+                    ((".service.relro", ".srelro"), Access::ReadWrite)
+                }
+                SegmentAccess::ReadWrite => ((".service.data", ".sdata"), Access::ReadWrite),
             };
-            let place = self.put(&format!(".service.{name}"), access, &part.bytes);
+            let place = self.put(names, access, &part.bytes);
             *slot = Some(abi::image::Segment {
                 offset: place.start,
                 address: part.address,
@@ -235,6 +250,57 @@ fn write_file(boot: &Boot, manifest: &[u8], pieces: &[Piece]) -> Vec<u8> {
         });
     }
     file.finish()
+}
+
+/// The same bytes at the same distances, for UEFI firmware.
+fn write_efi(boot: &Boot, manifest: &[u8], pieces: &[Piece]) -> Vec<u8> {
+    let origin = boot.span.start;
+    let mut sections = Vec::new();
+    for load in &boot.loads {
+        let name = match load.access {
+            Access::Execute => ".text",
+            Access::Read => ".rodata",
+            Access::ReadWrite => ".data",
+        };
+        let whole = pe::Section {
+            name,
+            offset: load.address - origin,
+            access: load.access,
+            bytes: with_manifest(load, boot.manifest, manifest),
+            memory_bytes: load.memory_bytes,
+        };
+        match boot.gate().filter(|gate| gate.start == load.address) {
+            Some(gate) => sections.extend(cut_gate(whole, gate.length)),
+            None => sections.push(whole),
+        }
+    }
+    sections.extend(pieces.iter().map(|piece| pe::Section {
+        name: piece.short_name,
+        offset: piece.address - origin,
+        access: piece.access,
+        bytes: piece.bytes.clone(),
+        memory_bytes: piece.bytes.len() as u64,
+    }));
+    pe::write(boot.efi_entry - origin, &sections)
+}
+
+/// Makes a section of the gate at a segment's beginning, so that its end can be seen, and one of
+/// the pages behind it.
+fn cut_gate(mut whole: pe::Section, gate_bytes: u64) -> Vec<pe::Section> {
+    let pages = page_up(gate_bytes).unwrap_or(gate_bytes).min(whole.bytes.len() as u64);
+    let rest = whole.bytes.split_off(usize::try_from(pages).unwrap_or(usize::MAX));
+    let behind = pe::Section {
+        name: whole.name,
+        offset: whole.offset + pages,
+        access: whole.access,
+        memory_bytes: whole.memory_bytes - pages,
+        bytes: rest,
+    };
+    whole.bytes.truncate(usize::try_from(gate_bytes).unwrap_or(usize::MAX));
+    whole.name = ".gate";
+    whole.memory_bytes = gate_bytes;
+    let is_there = behind.memory_bytes > 0;
+    [whole].into_iter().chain(is_there.then_some(behind)).collect()
 }
 
 fn with_manifest(load: &Load, place: Span, manifest: &[u8]) -> Vec<u8> {

@@ -53,6 +53,8 @@ pub(crate) struct Note {
     pub(crate) alignment: u64,
     /// Whether it holds a PVH entry point.
     pub(crate) is_pvh: bool,
+    /// The entry point for UEFI firmware that it holds.
+    pub(crate) efi_entry: Option<u64>,
 }
 
 /// A section that takes memory.
@@ -88,6 +90,8 @@ pub enum Fault {
     Entry(u64),
     /// It is not a well-formed ELF file.
     Format(object::Error),
+    /// The entry point for UEFI firmware is not in a part that may execute.
+    EfiEntry(u64),
     /// It has initialisers, which nobody would run.
     Initialisers,
     /// It is neither an executable nor a position independent executable.
@@ -102,6 +106,8 @@ pub enum Fault {
     ManifestTaken,
     /// It has no place for a manifest.
     NoManifest,
+    /// It has no note with an entry point for UEFI firmware.
+    NoEfiNote,
     /// It has nothing to load.
     NoSegment,
     /// It has no PVH entry point.
@@ -151,6 +157,9 @@ impl fmt::Display for Fault {
             Self::Dependency => write!(f, "it needs a dynamic loader; link it statically"),
             Self::Entry(at) => write!(f, "entry point {at:#x} is not in an executable segment"),
             Self::Format(error) => write!(f, "{error}"),
+            Self::EfiEntry(at) => {
+                write!(f, "UEFI entry point {at:#x} is not in an executable segment")
+            }
             Self::Initialisers => write!(f, "it has initialisers that nobody would run"),
             Self::Kind(kind) => write!(f, "ELF type {kind} is not an executable"),
             Self::Machine(machine) => write!(f, "ELF machine {machine} is not x86-64"),
@@ -164,6 +173,7 @@ impl fmt::Display for Fault {
             }
             Self::ManifestTaken => write!(f, "its manifest is already filled in"),
             Self::NoManifest => write!(f, "it has no section {}", abi::image::SECTION),
+            Self::NoEfiNote => write!(f, "it has no note with an entry point for UEFI firmware"),
             Self::NoSegment => write!(f, "it has nothing to load"),
             Self::NoPvhNote => write!(f, "it has no note with a PVH entry point"),
             Self::NotePlace(at) => write!(f, "the PVH note at {at:#x} is not loaded"),
@@ -310,15 +320,21 @@ fn read_load<'a>(header: &elf::ProgramHeader64<LE>, data: &'a [u8]) -> Result<Lo
 fn read_note(header: &elf::ProgramHeader64<LE>, data: &[u8]) -> Result<Note, Fault> {
     /// `XEN_ELFNOTE_PHYS32_ENTRY`: the 32-bit entry point of the PVH boot protocol.
     const PVH: u32 = 18;
+    /// Ours: the 64-bit entry point for UEFI firmware.
+    const EFI: u32 = 1;
     let mut is_pvh = false;
+    let mut efi_entry = None;
     if let Some(notes) = header.notes(LE, data)? {
         for note in notes {
             let note = note?;
             is_pvh |= note.name() == b"Xen" && note.n_type(LE).0 == PVH;
+            if note.name() == b"Bulla" && note.n_type(LE).0 == EFI {
+                efi_entry = note.desc().try_into().ok().map(u64::from_le_bytes);
+            }
         }
     }
     let span = Span::new(header.p_vaddr(LE), header.p_memsz(LE));
-    Ok(Note { span, alignment: header.p_align(LE), is_pvh })
+    Ok(Note { span, alignment: header.p_align(LE), is_pvh, efi_entry })
 }
 
 fn read_sections(header: &elf::FileHeader64<LE>, data: &[u8]) -> Result<Vec<Section>, Fault> {

@@ -6,6 +6,7 @@
 mod boot;
 mod command;
 mod compose;
+mod disk;
 mod document;
 pub mod edge;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod identity;
 #[cfg(test)]
 mod identity_tests;
 mod memory;
+mod pe;
 mod service;
 #[cfg(test)]
 mod sketch;
@@ -25,6 +27,7 @@ mod write;
 
 pub use command::{BuildDate, STACK_BYTES, command, digest, edge_image, probe_image};
 pub use compose::{Composed, ImageError, Settings, compose};
+pub use disk::{Contents, MAX_FILE_BYTES, disk};
 pub use document::{ConfigError, Problem};
 pub use elf::{Access, Fault};
 pub use identity::{Fault as IdentityFault, Warning};

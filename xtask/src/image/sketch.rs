@@ -91,10 +91,20 @@ pub(super) const BOOT_MANIFEST: u64 = 0x10_1010;
 /// The last byte of the sketched boot's memory, and one.
 pub(super) const BOOT_END: u64 = 0x10_5800;
 
-/// A boot program: text with the note in it, read-only data with the manifest's place, data.
+/// The sketched boot's entry points: a PVH loader's, and UEFI firmware's.
+pub(super) const BOOT_ENTRY: u64 = 0x10_0040;
+pub(super) const BOOT_EFI_ENTRY: u64 = 0x10_0050;
+
+/// Bytes of the sketched boot's notes.
+const NOTES: u64 = 20 + 28;
+
+/// A boot program: text with the notes in it, read-only data with the manifest's place, data.
 pub(super) fn boot() -> Sketch {
     let mut text = Vec::new();
-    for word in [4u32, 4, 18, u32::from_le_bytes(*b"Xen\0"), 0x10_0020] {
+    let word = u32::from_le_bytes;
+    let pvh = [4, 4, 18, word(*b"Xen\0"), BOOT_ENTRY as u32];
+    let efi = [6, 8, 1, word(*b"Bull"), word(*b"a\0\0\0"), BOOT_EFI_ENTRY as u32, 0];
+    for word in pvh.iter().chain(&efi) {
         text.extend_from_slice(&word.to_le_bytes());
     }
     text.resize(0x123, 0xf4);
@@ -102,16 +112,16 @@ pub(super) fn boot() -> Sketch {
     data.memory_bytes = BOOT_END - 0x10_2000;
     Sketch {
         kind: elf::ET_EXEC,
-        entry: 0x10_0020,
+        entry: BOOT_ENTRY,
         loads: vec![
             load(0x10_0000, EXECUTE, text),
             load(0x10_1000, READ, [vec![7; 16], vec![0; BYTES], vec![9; 16]].concat()),
             data,
         ],
-        views: vec![(elf::PT_NOTE, 0x10_0000, 20)],
+        views: vec![(elf::PT_NOTE, 0x10_0000, NOTES)],
         sections: vec![
-            (".note.pvh", elf::SHT_NOTE, 0x10_0000, 20),
-            (".text", elf::SHT_PROGBITS, 0x10_0020, 0x103),
+            (".note.pvh", elf::SHT_NOTE, 0x10_0000, NOTES),
+            (".text", elf::SHT_PROGBITS, BOOT_ENTRY, 0xe3),
             (SECTION, elf::SHT_PROGBITS, BOOT_MANIFEST, BYTES as u64),
             (".bss", elf::SHT_NOBITS, 0x10_2080, BOOT_END - 0x10_2080),
         ],

@@ -6,7 +6,10 @@ use abi::{PAGE_BYTES, Span};
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
 use object::{LittleEndian as LE, elf};
 
-use super::sketch::{self, BOOT_END, BOOT_MANIFEST, DYNAMIC, EXECUTE, READ, Sketch, WRITE, load};
+use super::sketch::{
+    self, BOOT_EFI_ENTRY, BOOT_END, BOOT_ENTRY, BOOT_MANIFEST, DYNAMIC, EXECUTE, READ, Sketch,
+    WRITE, load,
+};
 use super::{Composed, Fault, ImageError, Settings, compose};
 
 const SETTINGS: Settings = Settings {
@@ -108,13 +111,13 @@ fn boots_own_bytes_stay_where_they_were_and_only_the_manifest_is_filled_in() {
 fn loaders_find_the_entry_the_note_and_the_sections() {
     let file = composed().bytes;
     let header = elf::FileHeader64::<LE>::parse(&*file).unwrap();
-    assert_eq!(header.e_entry(LE), 0x10_0020);
+    assert_eq!(header.e_entry(LE), BOOT_ENTRY);
     assert_eq!(header.e_type(LE), elf::ET_EXEC);
     let segments = header.program_headers(LE, &*file).unwrap();
     let mut notes = segments[0].notes(LE, &*file).unwrap().unwrap();
     let note = notes.next().unwrap().unwrap();
     assert_eq!((note.name(), note.n_type(LE).0), (&b"Xen"[..], 18));
-    assert_eq!(note.desc(), 0x10_0020u32.to_le_bytes());
+    assert_eq!(note.desc(), (BOOT_ENTRY as u32).to_le_bytes());
 
     let table = header.sections(LE, &*file).unwrap();
     let names: Vec<_> = table.iter().map(|s| table.section_name(LE, s).unwrap()).collect();
@@ -138,6 +141,119 @@ fn loaders_find_the_entry_the_note_and_the_sections() {
         let at = Span::new(section.sh_addr(LE) - 0x10_0000, section.sh_size(LE));
         assert_eq!(bytes, part(&loaded(&file), at));
     }
+}
+
+/// What UEFI firmware would put into memory behind the header, by another reader of PE files.
+fn loaded_efi(file: &[u8]) -> Vec<u8> {
+    let pe = object::read::pe::PeFile64::parse(file).unwrap();
+    let mut memory = vec![0; 0x20_0000];
+    for section in pe.section_table().iter() {
+        let bytes = section.pe_data(file).unwrap();
+        let at = section.virtual_address.get(LE) as usize - 0x1000;
+        let length = bytes.len().min(section.virtual_size.get(LE) as usize);
+        memory[at..at + length].copy_from_slice(&bytes[..length]);
+    }
+    memory
+}
+
+#[test]
+fn firmware_loads_the_same_bytes_at_the_same_distances() {
+    let image = composed();
+    let (elf, efi) = (loaded(&image.bytes), loaded_efi(&image.efi));
+    let end = image.loaded.length as usize;
+    assert!(elf[..end] == efi[..end]);
+}
+
+#[test]
+fn firmware_finds_an_application_that_goes_anywhere_and_tells_no_time() {
+    use object::pe;
+    let file = composed().efi;
+    let image = object::read::pe::PeFile64::parse(&*file).unwrap();
+    let header = image.nt_headers().file_header;
+    let optional = image.nt_headers().optional_header;
+    assert_eq!(header.machine.get(LE), pe::IMAGE_FILE_MACHINE_AMD64);
+    assert_eq!(header.time_date_stamp.get(LE), 0);
+    assert_eq!(header.characteristics.get(LE).0 & pe::IMAGE_FILE_RELOCS_STRIPPED.0, 0);
+    assert_eq!(optional.subsystem.get(LE), pe::IMAGE_SUBSYSTEM_EFI_APPLICATION);
+    assert_eq!(optional.check_sum.get(LE), 0);
+    assert_eq!(optional.image_base.get(LE), 0);
+    let entry = u64::from(optional.address_of_entry_point.get(LE));
+    assert_eq!(entry, BOOT_EFI_ENTRY - 0x10_0000 + PAGE_BYTES);
+    let sections: Vec<_> = image.section_table().iter().collect();
+    let last = sections.last().unwrap();
+    let end = last.virtual_address.get(LE) + last.virtual_size.get(LE);
+    assert_eq!(optional.size_of_image.get(LE), end.next_multiple_of(4096));
+    let directories = image.data_directories();
+    let mut blocks =
+        directories.relocation_blocks(&*file, &image.section_table()).unwrap().unwrap();
+    let block = blocks.next().unwrap().unwrap();
+    assert!(block.into_iter().all(|entry| entry.typ == pe::IMAGE_REL_BASED_ABSOLUTE));
+    assert!(blocks.next().unwrap().is_none());
+}
+
+#[test]
+fn firmware_is_given_no_section_that_is_writable_and_executable_and_no_gap_in_the_file() {
+    let file = composed().efi;
+    let image = object::read::pe::PeFile64::parse(&*file).unwrap();
+    // A signer hashes and appends: it wants every byte to belong to the header or to a section.
+    let mut next = 4096;
+    for section in image.section_table().iter() {
+        let flags = section.characteristics.get(LE).0;
+        let (write, execute) = (1 << 31, 1 << 29);
+        assert_ne!(flags & (write | execute), write | execute);
+        assert_eq!(section.pointer_to_raw_data.get(LE), next);
+        assert_eq!(section.virtual_address.get(LE) % 4096, 0);
+        next += section.size_of_raw_data.get(LE);
+    }
+    assert_eq!(file.len(), next as usize);
+    assert_eq!(file.len() % 4096, 0);
+}
+
+#[test]
+fn the_gate_has_a_section_that_ends_with_it() {
+    let mut boot = sketch::boot();
+    boot.loads[1].bytes = [vec![7; 0x321], vec![0; 0xcdf], vec![0; BYTES], vec![9; 16]].concat();
+    boot.loads[1].memory_bytes = boot.loads[1].bytes.len() as u64;
+    boot.loads[2].address += 0x1000;
+    boot.loads[2].memory_bytes -= 0x1000;
+    boot.sections[2].2 = 0x10_2000;
+    boot.sections[3].2 += 0x1000;
+    boot.sections[3].3 -= 0x1000;
+    boot.sections.insert(1, (".gate", elf::SHT_PROGBITS, 0x10_1000, 0x321));
+    let image = compose(&boot.bytes(), &sketch::service().bytes(), &SETTINGS, b"").unwrap();
+    let pe = object::read::pe::PeFile64::parse(&*image.efi).unwrap();
+    let names: Vec<_> = pe.section_table().iter().map(|s| s.raw_name().to_vec()).collect();
+    assert_eq!(names[..4], [".text", ".gate", ".rodata", ".data"].map(|n| n.as_bytes().to_vec()));
+    let gate = pe.section_table().iter().nth(1).unwrap();
+    assert_eq!(gate.virtual_size.get(LE), 0x321);
+    let end = image.loaded.length as usize;
+    assert!(loaded(&image.bytes)[..end] == loaded_efi(&image.efi)[..end]);
+}
+
+#[track_caller]
+fn check_boot_relocation(words: [u64; 3], expected: Option<Fault>) {
+    let mut boot = sketch::boot();
+    // The table and the dynamic section lie behind the manifest; the word is in the data.
+    let table = BOOT_MANIFEST + BYTES as u64 + 16;
+    boot.loads[1].bytes.extend(sketch::words(&words));
+    let entries = [(elf::DT_RELA, table), (elf::DT_RELASZ, 24)];
+    boot.loads[1].bytes.extend(sketch::dynamic(&entries));
+    boot.loads[1].memory_bytes = boot.loads[1].bytes.len() as u64;
+    boot.views.push((elf::PT_DYNAMIC, table + 24, DYNAMIC.1));
+    put(&mut boot, 0x10_2008, &0x10_1234u64.to_le_bytes());
+    let seen = compose(&boot.bytes(), &sketch::service().bytes(), &SETTINGS, b"");
+    assert_eq!(seen.err(), expected.map(ImageError::Boot));
+}
+
+#[test]
+fn refuses_relocations_of_boots_own_that_its_stub_could_not_apply() {
+    check_boot_relocation([0x10_2008, 8, 0x10_1234], None);
+    check_boot_relocation([0x10_2008, 8, 0x10_1235], Some(Fault::RelocationTarget(0x10_2008)));
+    check_boot_relocation([0x10_1000, 8, 0], Some(Fault::RelocationTarget(0x10_1000)));
+    check_boot_relocation([0x10_207c, 8, 0], Some(Fault::RelocationTarget(0x10_207c)));
+    check_boot_relocation([u64::MAX, 8, 0], Some(Fault::RelocationTarget(u64::MAX)));
+    let kind = Fault::Relocation { address: 0x10_2008, kind: 6 };
+    check_boot_relocation([0x10_2008, 1 << 32 | 6, 0], Some(kind));
 }
 
 #[test]
@@ -330,6 +446,9 @@ fn refuses_what_boot_must_not_be() {
     check_boot(|b| b.views.clear(), Fault::NoPvhNote);
     check_boot(|b| put(b, 0x10_0008, &[17]), Fault::NoPvhNote);
     check_boot(|b| put(b, 0x10_000c, b"Zen"), Fault::NoPvhNote);
+    check_boot(|b| put(b, 0x10_0020, b"Mulla"), Fault::NoEfiNote);
+    check_boot(|b| put(b, 0x10_001c, &[2]), Fault::NoEfiNote);
+    check_boot(|b| put(b, 0x10_0028, &[0, 0x10]), Fault::EfiEntry(0x10_1000));
     check_boot(|b| b.sections.truncate(2), Fault::NoManifest);
     check_boot(|b| b.sections[2].3 = 8, Fault::ManifestBytes(8));
     check_boot(|b| b.sections[2].1 = elf::SHT_NOBITS, Fault::ManifestPlace(BOOT_MANIFEST));

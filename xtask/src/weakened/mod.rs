@@ -165,7 +165,8 @@ impl Sound<'_> {
     fn ask(&mut self, built: Built) -> Result<Row, Error> {
         let Built { weakening, boot, strict } = built;
         let guest = Guest { boot, ..self.guest.clone() };
-        let trial = Trial { guest: &guest, folder: self.folder, seal: self.seal };
+        let has_tpm = weakening.has_tpm;
+        let trial = Trial { guest: &guest, folder: self.folder, seal: self.seal, has_tpm };
         let mut seen = Vec::from(trial.machine()?);
         seen.push((Checker::Image, trial.image()?));
         for checker in self.acts_for(&weakening) {
@@ -202,7 +203,8 @@ impl Sound<'_> {
         if let Some(known) = self.acts.get(act) {
             return Ok(known.clone());
         }
-        let trial = Trial { guest: self.guest, folder: self.folder, seal: self.seal };
+        let (guest, folder, seal) = (self.guest, self.folder, self.seal);
+        let trial = Trial { guest, folder, seal, has_tpm: false };
         let ending = trial.act(act)?;
         if !ending.is_sound() {
             return Err(Error::Failed(format!("act {act} ends in {ending} without any weakening")));
@@ -331,6 +333,7 @@ mod tests {
             path: PathBuf::new(),
             breaks: String::new(),
             weakens: "it is off".to_owned(),
+            has_tpm: false,
             noticed_by: noticed_by.to_vec(),
         };
         Row { weakening, seen: seen.to_vec(), halt: Halt::NotAsked }

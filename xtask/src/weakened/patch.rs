@@ -56,6 +56,8 @@ pub struct Weakening {
     pub breaks: String,
     /// What is done to break it.
     pub weakens: String,
+    /// Whether it takes a machine with a TPM to see it.
+    pub has_tpm: bool,
     /// Who has to notice.
     pub noticed_by: Vec<Checker>,
 }
@@ -105,7 +107,12 @@ fn parse(text: &str, name: String, path: &Path) -> Result<Weakening, String> {
         noticed_by.push(Checker::parse(name).ok_or(format!("nobody is called {name:?}"))?);
     }
     let (breaks, weakens) = (field("Breaks")?, field("Weakens")?);
-    Ok(Weakening { name, path: path.to_owned(), breaks, weakens, noticed_by })
+    let has_tpm = match self::field(&head, "Machine").as_deref() {
+        None => false,
+        Some("with a TPM") => true,
+        Some(other) => return Err(format!("no machine is {other:?}")),
+    };
+    Ok(Weakening { name, path: path.to_owned(), breaks, weakens, has_tpm, noticed_by })
 }
 
 /// The sentence after a key, its lines joined and without its full stop.
@@ -137,6 +144,9 @@ mod tests {
         let seen = parse(text, "n".to_owned(), Path::new("n.patch")).unwrap();
         assert_eq!(seen.breaks, "one thing in two lines");
         assert_eq!(seen.weakens, "It is off");
+        assert!(!seen.has_tpm);
+        let tpm = text.replace("Noticed by", "Machine: with a TPM.\nNoticed by");
+        assert!(parse(&tpm, "n".to_owned(), Path::new("n.patch")).unwrap().has_tpm);
         let act = Checker::Act("out 0xcf8".to_owned());
         assert_eq!(seen.noticed_by, [Checker::Boot, Checker::Outside, Checker::Image, act]);
         assert_eq!(seen.noticed_by.last().unwrap().to_string(), "act out 0xcf8");
@@ -148,6 +158,8 @@ mod tests {
         check("Weakens: b.\nNoticed by: boot.\n", "`Breaks: `");
         check("Breaks: a.\nNoticed by: boot.\n", "`Weakens: `");
         check("Breaks: a.\nWeakens: b.\nNoticed by: somebody.\n", "nobody is called \"somebody\"");
+        let machine = "Breaks: a.\nWeakens: b.\nMachine: with wings.\nNoticed by: boot.\n";
+        check(machine, "no machine is \"with wings\"");
         check(&" ".repeat(MAX_BYTES + 1), "more than 8192 bytes");
     }
 

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use machine::outside::{self, Image, Snapshot};
+use machine::tpm::Interface;
 use machine::{Firmware, Machine, Net, process};
 
 use super::patch::Checker;
@@ -50,6 +51,8 @@ pub(super) struct Trial<'a> {
     pub(super) folder: &'a Path,
     /// The program `seal`.
     pub(super) seal: &'a Path,
+    /// Whether its machines have a TPM.
+    pub(super) has_tpm: bool,
 }
 
 impl Trial<'_> {
@@ -86,17 +89,26 @@ impl Trial<'_> {
 
     /// Boots the probe that does nothing forbidden, and waits until it is through or boot refuses.
     fn control(&self, image: &Path) -> Result<Machine, Error> {
-        let machine = small(image).extra_args(["-no-shutdown"]).start()?;
+        let machine = self.small(image).extra_args(["-no-shutdown"]).start()?;
         let is_through =
             || Ok(machine.console().text().contains(REFUSED) || outside::is_over(&machine)?);
         wait_until(&machine, is_through)?;
         Ok(machine)
     }
 
+    fn small(&self, image: &Path) -> machine::qemu::Builder {
+        let builder = Machine::builder(image)
+            .memory_mib(MEMORY_MIB)
+            .firmware(Firmware::Qboot)
+            .net(Net::User { ports: Vec::new() })
+            .deadline(PATIENCE);
+        if self.has_tpm { builder.tpm(Interface::Crb) } else { builder }
+    }
+
     /// Whether boot alone, which does not go on, stops the machine before the service runs.
     pub(super) fn stops(&self) -> Result<Option<String>, Error> {
         let image = samples::probe(self.guest, "control", self.folder)?;
-        let machine = small(&image).start()?;
+        let machine = self.small(&image).start()?;
         let is_through = || Ok(machine.console().text().contains(REFUSED));
         wait_until(&machine, is_through)?;
         let console = machine.console().text();
@@ -119,7 +131,7 @@ impl Trial<'_> {
     /// How an act ends.
     pub(super) fn act(&self, act: &str) -> Result<Ending, Error> {
         let image = samples::probe(self.guest, act, self.folder)?;
-        let machine = small(&image).start()?;
+        let machine = self.small(&image).start()?;
         let is_through = || Ok(machine.console().text().contains(REFUSED));
         wait_until(&machine, is_through)?;
         Ok(Ending::of(&machine.console().text(), act))
@@ -196,14 +208,6 @@ impl fmt::Display for Ending {
 pub(super) fn seal() -> Result<PathBuf, Error> {
     steps::run(steps::cargo("build").args(["--quiet", "--package=seal"]))?;
     Ok(build::target_dir().join("debug/seal"))
-}
-
-fn small(image: &Path) -> machine::qemu::Builder {
-    Machine::builder(image)
-        .memory_mib(MEMORY_MIB)
-        .firmware(Firmware::Qboot)
-        .net(Net::User { ports: Vec::new() })
-        .deadline(PATIENCE)
 }
 
 /// Looks again and again until something is so or the machine is gone, which its deadline ensures.

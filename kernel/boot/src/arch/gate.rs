@@ -61,7 +61,42 @@ pub(crate) struct GateData {
     pub(crate) service: abi::Span,
     /// Timer ticks in 2^32 ticks of the time stamp counter.
     pub(crate) timer_rate: u64,
+    /// The one command that the TPM still gets, if there is a TPM.
+    pub(crate) quote: Option<Quote>,
 }
+
+/// The quote command, and how the gate brings it to the TPM.
+#[derive(Clone, Copy)]
+pub(crate) struct Quote {
+    /// How the TPM is talked to.
+    pub(crate) interface: QuoteInterface,
+    /// The whole command; the gate fills in 32 bytes from [`NONCE_AT`] on.
+    pub(crate) command: [u8; QUOTE_BYTES],
+}
+
+/// The number by which gate.s tells the interfaces apart; 0 means that there is no TPM.
+#[repr(u64)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QuoteInterface {
+    /// Command response buffer, data at offset 0x80.
+    Crb = 1,
+    /// FIFO.
+    Tis = 2,
+}
+
+/// Where in the quote command its 32 bytes belong.
+pub(crate) const NONCE_AT: usize = 29;
+
+/// Bytes of the quote command.
+pub(crate) const QUOTE_BYTES: usize = 73;
+
+/// Words of the data page where gate.s has the TPM's interface, the command's length and the command.
+const QUOTE_INTERFACE: usize = 128 / 8;
+const QUOTE_LENGTH: usize = 136 / 8;
+const QUOTE_COMMAND: usize = 256 / 8;
+
+// gate.s masks its place in the command with 127.
+const _: () = assert!(NONCE_AT + 32 <= QUOTE_BYTES && QUOTE_BYTES <= 127);
 
 impl GateData {
     /// Writes the page.
@@ -80,6 +115,28 @@ impl GateData {
         ];
         for (to, word) in page.iter_mut().zip(words) {
             *to = word;
+        }
+        if let Some(quote) = &self.quote {
+            quote.write(page);
+        }
+    }
+}
+
+impl Quote {
+    fn write(&self, page: &mut [u64]) {
+        let mut put = |at: usize, word: u64| {
+            if let Some(to) = page.get_mut(at) {
+                *to = word;
+            }
+        };
+        put(QUOTE_INTERFACE, self.interface as u64);
+        put(QUOTE_LENGTH, self.command.len() as u64);
+        for (at, bytes) in (QUOTE_COMMAND..).zip(self.command.chunks(8)) {
+            let mut word = [0; 8];
+            for (to, byte) in word.iter_mut().zip(bytes) {
+                *to = *byte;
+            }
+            put(at, u64::from_le_bytes(word));
         }
     }
 }

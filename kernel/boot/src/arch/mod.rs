@@ -9,6 +9,7 @@ pub(crate) mod clock;
 pub(crate) mod console;
 pub(crate) mod controls;
 pub(crate) mod cpu;
+pub(crate) mod efi;
 pub(crate) mod entropy;
 pub(crate) mod exceptions;
 pub(crate) mod gate;
@@ -17,17 +18,24 @@ pub(crate) mod port;
 
 use core::arch::global_asm;
 
+use crate::describe::Door;
+
 global_asm!(include_str!("entry.s"));
 
 /// Where the entry stub arrives: long mode, interrupts off, the first 4 GiB mapped one to one.
 // SAFETY: the name is unique in the image, and entry.s calls it with this very signature.
 #[unsafe(no_mangle)]
-extern "C" fn boot_main(start_info: u64) -> ! {
-    crate::start(start_info)
+extern "C" fn boot_main(given: u64, door: u64) -> ! {
+    crate::start(match door {
+        0 => Door::Direct { start_info: given },
+        _ => Door::Efi(efi::given(given)),
+    })
 }
 
 /// Stops for good.
 pub(crate) fn halt() -> ! {
+    // On while the firmware is still there.
+    x86_64::instructions::interrupts::disable();
     loop {
         // Interrupts are off, so only a reset ends this.
         x86_64::instructions::hlt();

@@ -26,18 +26,40 @@ const LOW: Span = Span::new(0, 1 << 20);
 /// The 2 MiB that a large page covers.
 pub(crate) const LARGE_BYTES: u64 = 2 << 20;
 
+/// Whether boot's tables, now and later, map all of a span.
+pub(crate) fn reaches(span: Span) -> bool {
+    REACH.covers(&span)
+}
+
 /// The physical address space as boot sees it: only to read, only what is mapped.
-pub(crate) struct FirmwareMemory;
+pub(crate) struct FirmwareMemory {
+    /// What boot itself writes meanwhile, if anything.
+    ours: Span,
+}
+
+impl FirmwareMemory {
+    /// All of it, as long as boot writes none of it.
+    pub(crate) fn all() -> Self {
+        Self::but(Span::default())
+    }
+
+    /// All but what boot may write meanwhile.
+    pub(crate) fn but(ours: Span) -> Self {
+        Self { ours }
+    }
+}
 
 impl Physical for FirmwareMemory {
     fn read(&self, address: u64, length: u64) -> Option<&[u8]> {
         let span = Span::new(address, length);
-        if address == 0 || !REACH.covers(&span) {
+        if address == 0 || !REACH.covers(&span) || self.ours.overlaps(&span) {
             return None;
         }
-        // SAFETY: the span is mapped one to one and readable (the first 4 GiB are). It is read
-        // before `Memory` hands out the first frame, so nothing of ours changes under the slice;
-        // any bytes are valid `u8`s.
+        // SAFETY: the span is mapped one to one and readable (the first 4 GiB are, by the firmware's
+        // tables and by ours). It is read before `Memory` hands out the first frame, or it is what
+        // was taken from the firmware, which `Memory` never hands out; and it does not overlap what
+        // is written meanwhile. So nothing of ours changes under the slice; any bytes are valid
+        // `u8`s.
         Some(unsafe { core::slice::from_raw_parts(address as *const u8, length as usize) })
     }
 }
@@ -49,6 +71,16 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
+    /// Frames that somebody else has given us.
+    ///
+    /// # Safety
+    ///
+    /// They must be whole pages, mapped one to one and writable below 4 GiB, and nobody else may use
+    /// them.
+    pub(crate) unsafe fn given(span: Span) -> Self {
+        Self { span }
+    }
+
     /// Where they are.
     pub(crate) fn span(&self) -> Span {
         self.span
@@ -126,14 +158,18 @@ impl Frames {
 /// Which memory is free.
 pub(crate) struct Memory {
     free: ArrayVec<Span, { 2 * MAX_RANGES }>,
+    /// What is free of the first megabyte. It is never handed out.
+    low: ArrayVec<Span, { 2 * MAX_RANGES }>,
     found_bytes: u64,
     needed_bytes: u64,
 }
 
 impl Memory {
-    /// The loader's map without the first megabyte, our image, and what boot cannot reach.
-    pub(crate) fn new(map: &[MemoryRange], image: Span) -> Result<Self, Refusal> {
-        let mut memory = Self { free: ArrayVec::new(), found_bytes: 0, needed_bytes: 0 };
+    /// The loader's map without the first megabyte, what is ours already (our image, and what was
+    /// taken from the firmware), and what boot cannot reach.
+    pub(crate) fn new(map: &[MemoryRange], ours: [Span; 2]) -> Result<Self, Refusal> {
+        let mut memory =
+            Self { free: ArrayVec::new(), low: ArrayVec::new(), found_bytes: 0, needed_bytes: 0 };
         for range in map.iter().filter(|range| range.is_usable) {
             memory.found_bytes = memory.found_bytes.saturating_add(range.span.length);
             memory.add(range.span)?;
@@ -141,9 +177,25 @@ impl Memory {
         for used in map.iter().filter(|range| !range.is_usable).map(|range| range.span) {
             memory.remove(used)?;
         }
+        for span in ours {
+            memory.remove(span)?;
+        }
+        memory.low = memory.free.clone();
         memory.remove(LOW)?;
-        memory.remove(image)?;
         Ok(memory)
+    }
+
+    /// Clears all memory that nobody has, whatever firmware left there. The first page stays: no
+    /// pointer may lead to it.
+    pub(crate) fn wipe_free(&mut self) {
+        let end = |span: &Span| span.start + span.length;
+        let low = self.low.iter().map(|span| {
+            let start = span.start.max(PAGE_BYTES);
+            Span::new(start, end(span).min(LOW.length).saturating_sub(start))
+        });
+        for span in low.chain(self.free.iter().copied()).filter(|span| span.length > 0) {
+            Frames { span }.clear();
+        }
     }
 
     /// Says how much the image needs in all, for the line that a small machine prints.

@@ -58,6 +58,21 @@ impl OwnImage {
         Some(unsafe { core::slice::from_raw_parts(start as *const u8, part.length as usize) })
     }
 
+    /// Shows bytes of the image to somebody who only looks at them now: the service's segments, which
+    /// are relocated later, among them.
+    pub(crate) fn show<R>(&self, part: Span, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let start = self.boot.start.checked_add(part.start)?;
+        let span = Span::new(start, part.length);
+        if !REACH.covers(&span) || span.overlaps(&self.boot) {
+            return None;
+        }
+        // SAFETY: as for `bytes`, but for the segments' sake the view ends with this call, during
+        // which nobody relocates anything: boot is one thread, and `look` has only the view.
+        let bytes =
+            unsafe { core::slice::from_raw_parts(start as *const u8, part.length as usize) };
+        Some(look(bytes))
+    }
+
     /// Adds `base` to the word at an offset from boot's first byte.
     pub(crate) fn relocate(&self, offset: u64, base: u64) -> Option<()> {
         let address = self.boot.start.checked_add(offset)?;

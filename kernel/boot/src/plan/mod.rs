@@ -6,7 +6,10 @@ use abi::handoff::{self, Handoff};
 use abi::image::Segment;
 use abi::memory::{large_page_tables, small_page_tables};
 use abi::{PAGE_BYTES, Span};
-use seal_core::{Audited, Kind, Layout, Promised, Violation};
+use seal_core::{
+    Audited, Controls, Kind, Layout, Promised, Row, SealRecord, Violation, write_canonical,
+};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
 use crate::arch::clock::Clock;
@@ -17,6 +20,7 @@ use crate::arch::{console, controls};
 use crate::describe::Firmware;
 use crate::devices::virtio_net::{Nic, Queue};
 use crate::image::Image;
+use crate::measure::Measured;
 use crate::memory::{Arena, Frames, LARGE_BYTES, Memory, ReadBack, gate_blob};
 use crate::quiet::Machine;
 use crate::refusal::Refusal;
@@ -35,6 +39,8 @@ struct GateFrames {
     tss: Frames,
     stack: Frames,
     interrupt_stacks: [Frames; 3],
+    /// Where the TPM's answers are kept, if there is a TPM.
+    tpm_answer: Option<Frames>,
 }
 
 /// The layout and the frames behind it.
@@ -45,6 +51,7 @@ pub(crate) struct Plan {
     stack: Frames,
     bridge: Option<Frames>,
     nic: Option<Nic>,
+    tpm: Option<Measured>,
     apic: u64,
 }
 
@@ -52,6 +59,8 @@ pub(crate) struct Plan {
 pub(crate) struct Seal {
     /// What the walk of the tables counted.
     pub(crate) tables: Audited,
+    /// The CPU's registers.
+    pub(crate) controls: Controls,
     /// How many vectors have a gate.
     pub(crate) vectors: u16,
     /// How many descriptors point into packet buffers, and nowhere else.
@@ -78,7 +87,7 @@ pub(crate) struct Found<'a> {
     pub(crate) clock: &'a Clock,
 }
 
-/// How much memory an image needs in all, in bytes.
+/// How much memory an image needs in all, in bytes. A TPM needs 100 KiB more.
 pub(crate) fn needed_bytes(image: &Image) -> u64 {
     let header = image.configuration();
     let zeroed: u64 = image.segments().map(Segment::zeroed_bytes).sum();
@@ -91,11 +100,12 @@ impl Plan {
     pub(crate) fn new(
         found: &Found<'_>,
         nic: Option<Nic>,
+        tpm: Option<Measured>,
         placement: u32,
         memory: &mut Memory,
     ) -> Result<(Self, Arena), Refusal> {
         let header = found.image.configuration();
-        let addresses = Addresses::choose(found, nic.as_ref(), placement);
+        let addresses = Addresses::choose(found, nic.as_ref(), tpm.as_ref(), placement);
         // The heap first: it is the largest, and the rest fits around it. Where lining it up with
         // 2 MiB pages would waste more than the machine has, small pages do.
         let like = addresses.heap.start;
@@ -107,7 +117,7 @@ impl Plan {
             }
         };
         let heap_span = heap.span();
-        let gate = take_gate(memory)?;
+        let gate = take_gate(memory, tpm.is_some())?;
         let bss = match addresses.bss {
             Some(bss) => Some(memory.take("the service's data", bss.length)?.span()),
             None => None,
@@ -119,13 +129,13 @@ impl Plan {
         ))?;
         let frames = regions::ServiceFrames { heap: heap_span, bss, stack: stack.span() };
         let apic = found.machine.apic.address();
-        let draft = regions::draft(found, &addresses, &frames, nic.as_ref())?;
+        let draft = regions::draft(found, &addresses, &frames, nic.as_ref(), tpm.as_ref())?;
         let layout = regions::add_gate(draft, &gate, apic, tables.span())?;
         for region in layout.regions() {
             let frames = Span::new(region.phys, region.length);
             tables.map(region.virt, frames, region.kind.promise())?;
         }
-        Ok((Self { layout, addresses, gate, stack, bridge: Some(bridge), nic, apic }, tables))
+        Ok((Self { layout, addresses, gate, stack, bridge: Some(bridge), nic, tpm, apic }, tables))
     }
 
     /// The service's first address.
@@ -149,8 +159,11 @@ impl Plan {
         let tail_at = page.len() - tail.len();
         page[tail_at..].copy_from_slice(tail);
         self.gate.text.bytes_mut()[..text.len()].copy_from_slice(text);
-        // Boot itself and the relocation table: the tail's list, which ends with a zero count.
-        let wipe = [found.image.boot(), found.image.relocations_span()];
+        // Boot itself, the relocation table and what was taken from the firmware: the tail's list,
+        // which ends with a zero count.
+        let wipe =
+            [found.image.boot(), found.image.relocations_span(), found.firmware.taken].into_iter();
+        let wipe = wipe.filter(|span| span.length > 0);
         for (slot, span) in self.gate.tail.words_mut().as_chunks_mut::<2>().0.iter_mut().zip(wipe) {
             *slot = [span.start, span.length / 8];
         }
@@ -163,6 +176,7 @@ impl Plan {
             on_stop: found.image.configuration().on_stop,
             service: self.addresses.span(),
             timer_rate: found.clock.timer_rate,
+            quote: self.tpm.as_ref().map(Measured::quote),
         };
         data.write(self.gate.data.words_mut());
         gate::write_idt(self.gate.idt.words_mut());
@@ -183,6 +197,7 @@ impl Plan {
             receive: self.addresses.queue(&nic.receive),
             transmit: self.addresses.queue(&nic.transmit),
         });
+        let secret = self.tpm.as_ref().and_then(Measured::secret);
         let mut handoff = Handoff {
             magic: handoff::MAGIC,
             bytes: size_of::<Handoff>() as u64,
@@ -196,14 +211,15 @@ impl Plan {
             wall_unix_s: found.clock.wall_unix_s,
             wall_source: found.clock.wall_source as u64,
             generation_id: self.addresses.generation_id.unwrap_or(0),
-            record: Span::default(),
-            sealed_secret: [0; 4],
-            has_sealed_secret: 0,
+            record: self.addresses.record.unwrap_or_default(),
+            sealed_secret: secret.as_ref().map_or([0; 4], |secret| **secret),
+            has_sealed_secret: u64::from(secret.is_some()),
             nic,
         };
         let offset = self.handoff_address() - self.addresses.stack.start;
         self.stack.put(offset, handoff);
         handoff.seed.zeroize();
+        handoff.sealed_secret.zeroize();
     }
 
     /// Crosses to tables of our own through which nobody can write the sealed ones, and puts the
@@ -236,7 +252,8 @@ impl Plan {
             has_umip: cpu.has_umip,
             has_avx: cpu.has_avx,
         };
-        seal_core::audit_controls(&controls::read(tables.root()), &promised)?;
+        let controls = controls::read(tables.root());
+        seal_core::audit_controls(&controls, &promised)?;
         let gates = self.gate.idt.array().ok_or(Violation::MissingGate { vector: 0 })?;
         let vectors = seal_core::audit_idt(gates, text, gate::handler)?;
         let bytes = self.gate.gdt.bytes();
@@ -263,12 +280,27 @@ impl Plan {
         }
         Ok(Seal {
             tables: audited,
+            controls,
             vectors: vectors.gates(),
             descriptors,
             gate_bytes: gate_text_bytes(),
             functions: machine.bus.count(),
             masters: machine.bus.other_masters(None),
         })
+    }
+
+    /// Tells the TPM, if there is one, what was sealed: the last that it learns of this boot.
+    pub(crate) fn tell_tpm(&mut self, seal: &Seal) -> Result<(), Refusal> {
+        let Some(tpm) = &mut self.tpm else { return Ok(()) };
+        let base = self.addresses.base;
+        let mut layout = Hash(Sha256::new());
+        let rows = self.layout.regions().iter().map(|region| Row::of(region, base));
+        // A hash takes whatever is written.
+        let _done = write_canonical(rows, &mut layout);
+        let page = self.gate.text.bytes();
+        let text = page.get(..gate_text_bytes()).unwrap_or(page);
+        let (layout, text) = (layout.0.finalize().into(), Sha256::digest(text).into());
+        tpm.seal(&SealRecord::new(&seal.tables, &seal.controls, layout, text).encode())
     }
 
     /// Leaves. What was boot is wiped on the way out.
@@ -284,12 +316,22 @@ impl Plan {
     }
 }
 
+/// A place to write text whose hash is all that is wanted.
+struct Hash(Sha256);
+
+impl core::fmt::Write for Hash {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.0.update(text);
+        Ok(())
+    }
+}
+
 fn gate_text_bytes() -> usize {
     let (blob, gate_at) = gate_blob();
     blob.len().saturating_sub(gate_at)
 }
 
-fn take_gate(memory: &mut Memory) -> Result<GateFrames, Refusal> {
+fn take_gate(memory: &mut Memory, has_tpm: bool) -> Result<GateFrames, Refusal> {
     let mut page = || memory.take("the gate", PAGE_BYTES);
     Ok(GateFrames {
         tail: page()?,
@@ -300,6 +342,7 @@ fn take_gate(memory: &mut Memory) -> Result<GateFrames, Refusal> {
         tss: page()?,
         stack: page()?,
         interrupt_stacks: [page()?, page()?, page()?],
+        tpm_answer: if has_tpm { Some(page()?) } else { None },
     })
 }
 

@@ -2,11 +2,12 @@
 
 use abi::image::SegmentAccess;
 use abi::{PAGE_BYTES, Span, page_up};
-use seal_core::{Draft, Kind, Layout, Region};
+use seal_core::{Draft, Kind, Layout, Region, TPM_REGISTERS};
 
 use super::{Found, GateFrames};
 use crate::arch::gate;
 use crate::devices::virtio_net::Nic;
+use crate::measure::Measured;
 use crate::refusal::Refusal;
 
 /// The lowest base: 16 TiB. Twenty-eight random bits of pages reach one TiB further.
@@ -30,6 +31,7 @@ pub(super) struct Addresses {
     pub(super) configuration: Span,
     pub(super) queues: [QueueAddresses; 2],
     pub(super) generation_id: Option<u64>,
+    pub(super) record: Option<Span>,
     pub(super) stack: Span,
     pub(super) heap: Span,
 }
@@ -55,7 +57,12 @@ impl Cursor {
 
 impl Addresses {
     /// Chooses every address.
-    pub(super) fn choose(found: &Found<'_>, nic: Option<&Nic>, placement: u32) -> Self {
+    pub(super) fn choose(
+        found: &Found<'_>,
+        nic: Option<&Nic>,
+        tpm: Option<&Measured>,
+        placement: u32,
+    ) -> Self {
         let image = found.image;
         let header = image.configuration();
         let base = LOWEST_BASE + u64::from(placement) * PAGE_BYTES;
@@ -86,9 +93,10 @@ impl Addresses {
         }
         let generation_id = found.firmware.acpi.generation_id;
         let generation_id = generation_id.map(|id| cursor.take(PAGE_BYTES).start + id % PAGE_BYTES);
+        let record = tpm.map(|tpm| cursor.take(tpm.record().length));
         let stack = cursor.take(header.stack_bytes);
         let heap = cursor.take(header.heap_bytes);
-        Self { base, bss, configuration, queues, generation_id, stack, heap }
+        Self { base, bss, configuration, queues, generation_id, record, stack, heap }
     }
 
     /// From the service's first address to its last.
@@ -103,6 +111,7 @@ pub(super) fn draft(
     addresses: &Addresses,
     frames: &ServiceFrames,
     nic: Option<&Nic>,
+    tpm: Option<&Measured>,
 ) -> Result<Draft, Refusal> {
     let mut draft = Draft::new(found.cpu.physical_bits.into());
     let mut add = |kind, virt: u64, frames: Span| {
@@ -137,6 +146,9 @@ pub(super) fn draft(
     if let (Some(virt), Some(id)) = (addresses.generation_id, found.firmware.acpi.generation_id) {
         add(Kind::GenerationId, virt & !(PAGE_BYTES - 1), page_of(id))?;
     }
+    if let (Some(virt), Some(tpm)) = (addresses.record, tpm) {
+        add(Kind::BootRecord, virt.start, tpm.record())?;
+    }
     add(Kind::Stack, addresses.stack.start, frames.stack)?;
     add(Kind::Heap, addresses.heap.start, frames.heap)?;
     Ok(draft)
@@ -162,7 +174,15 @@ pub(super) fn add_gate(
     ]
     .into_iter()
     .chain(stacks.map(|(virt, frames)| (Kind::GateStack, virt, frames.span())));
-    for (kind, virt, span) in regions {
+    // Only a machine with a TPM has a page for its answer.
+    let registers = Span::new(TPM_REGISTERS, PAGE_BYTES);
+    let tpm = frames.tpm_answer.iter().flat_map(|answer| {
+        [
+            (Kind::TpmRegisters, gate::TPM, registers),
+            (Kind::TpmAnswer, gate::TPM_ANSWER, answer.span()),
+        ]
+    });
+    for (kind, virt, span) in regions.chain(tpm) {
         draft.push(Region { kind, virt, phys: span.start, length: span.length })?;
     }
     Ok(draft.finish()?)

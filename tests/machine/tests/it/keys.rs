@@ -97,7 +97,7 @@ fn an_ephemeral_key_is_named_on_the_console_and_differs_at_each_start() {
     let backend = Backend::start().unwrap();
     let start = || {
         let changes = [(IN_IMAGE, EPHEMERAL)];
-        let site = Site::boot_changed("demo", &changes, backend.address(), |builder| builder);
+        let site = Site::boot_changed("demo", &changes, backend.address(), |image| image, |it| it);
         site.machine.wait_for("READY", PATIENCE).unwrap();
         site
     };
@@ -112,7 +112,7 @@ fn an_ephemeral_key_is_named_on_the_console_and_differs_at_each_start() {
 fn a_sealed_key_on_a_machine_without_a_tpm_is_refused_before_ready() {
     let changes = [(IN_IMAGE, SEALED)];
     let address = BACKEND.1.address();
-    let site = Site::boot_changed("demo", &changes, address, |builder| builder);
+    let site = Site::boot_changed("demo", &changes, address, |image| image, |it| it);
     let reason = "edge-proxy: refused: sealed key: this machine has no TPM";
     site.machine.wait_for(reason, PATIENCE).unwrap();
     assert!(!site.machine.console().text().contains("READY"));
@@ -122,7 +122,7 @@ fn a_sealed_key_on_a_machine_without_a_tpm_is_refused_before_ready() {
 fn who_asks_a_machine_without_a_tpm_is_told_that_there_is_no_evidence() {
     let backend = Backend::start().unwrap();
     let changes = [("[log]", "[attestation]\nallow = [\"10.0.2.0/24\"]\n\n[log]")];
-    let site = Site::boot_changed("demo", &changes, backend.address(), |builder| builder);
+    let site = Site::boot_changed("demo", &changes, backend.address(), |image| image, |it| it);
     site.machine.wait_for("READY", PATIENCE).unwrap();
     let mut config = ClientConfig::clone(&client::config(&site));
     config.alpn_protocols = vec![b"h2".to_vec(), b"bulla-attest/1".to_vec()];

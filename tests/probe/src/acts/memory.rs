@@ -87,14 +87,14 @@ static mut DATA: [u8; 64] = [0; 64];
 
 fn text() {}
 
-fn write(address: u64) -> Effect {
+pub(super) fn write(address: u64) -> Effect {
     // SAFETY: it is not: this is what the machine has to stop. In assembly, because a write to
     // address 0 is not something that Rust can say.
     unsafe { asm!("mov qword ptr [{0}], 0", in(reg) address, options(nostack)) };
     Effect::Survived
 }
 
-fn read(address: u64) -> Effect {
+pub(super) fn read(address: u64) -> Effect {
     // SAFETY: as above.
     unsafe { asm!("mov {0}, [{0}]", inout(reg) address => _, options(nostack, readonly)) };
     Effect::Survived

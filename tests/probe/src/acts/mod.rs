@@ -4,6 +4,7 @@ mod calls;
 mod instructions;
 mod memory;
 mod rings;
+mod tpm;
 
 use libos::machine::Machine;
 
@@ -18,10 +19,11 @@ pub(crate) enum Effect {
 }
 
 /// An act, with the number that its name may end in.
-pub(crate) type Act = fn(&Machine, u64) -> Effect;
+pub(crate) type Act = fn(&mut Machine, u64) -> Effect;
 
 /// Every act but the control, by family.
-const FAMILIES: [&[(&str, Act)]; 4] = [memory::ACTS, instructions::ACTS, calls::ACTS, rings::ACTS];
+const FAMILIES: [&[(&str, Act)]; 5] =
+    [memory::ACTS, instructions::ACTS, calls::ACTS, rings::ACTS, tpm::ACTS];
 
 /// The act of a name like `write_text` or `int 0x50`, with its number.
 pub(crate) fn find(name: &str) -> Option<(Act, u64)> {

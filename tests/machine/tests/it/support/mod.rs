@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use std::{env, process, thread};
 
 use machine::qemu::Builder;
-use machine::{Backend, Machine, Net, Nginx};
+use machine::{Backend, Firmware, Machine, Net, Nginx};
 use tempfile::TempDir;
 use xtask::build::{self, Guest};
 use xtask::samples::{self, PORT, Proxy};
@@ -27,6 +27,9 @@ pub(crate) const LARGE: usize = 16 << 20;
 
 /// The guest's programs, built once.
 pub(crate) static GUEST: LazyLock<Guest> = LazyLock::new(|| build::guest().unwrap());
+
+/// Memory of a machine with UEFI firmware, which takes some 50 MiB in several places.
+pub(crate) const UEFI_MEMORY_MIB: u64 = 256;
 
 /// A machine in front of a real nginx, which all tests share.
 pub(crate) static NGINX: LazyLock<(Site, Nginx)> = LazyLock::new(|| {
@@ -96,20 +99,43 @@ impl Site {
         backend: SocketAddr,
         shape: impl FnOnce(Builder) -> Builder,
     ) -> Self {
-        let changes = if config == "demo" { &ROOMY[..] } else { &[] };
-        Self::boot_changed(config, changes, backend, shape)
+        Self::boot_from(config, backend, |image| image, shape)
     }
 
-    /// The same, with changes to the file.
+    /// The same from a disk, by UEFI firmware.
+    pub(crate) fn boot_uefi(
+        config: &str,
+        backend: SocketAddr,
+        shape: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
+        let disk = |image: PathBuf| samples::disk(&image, None, None).unwrap();
+        Self::boot_from(config, backend, disk, |builder| {
+            shape(builder.firmware(Firmware::Uefi).memory_mib(UEFI_MEMORY_MIB))
+        })
+    }
+
+    /// The same from what `file` makes of the image's file.
+    pub(crate) fn boot_from(
+        config: &str,
+        backend: SocketAddr,
+        file: impl FnOnce(PathBuf) -> PathBuf,
+        shape: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
+        let changes = if config == "demo" { &ROOMY[..] } else { &[] };
+        Self::boot_changed(config, changes, backend, file, shape)
+    }
+
+    /// The same, with other changes to the configuration.
     pub(crate) fn boot_changed(
         config: &str,
         changes: &[(&str, &str)],
         backend: SocketAddr,
+        file: impl FnOnce(PathBuf) -> PathBuf,
         shape: impl FnOnce(Builder) -> Builder,
     ) -> Self {
         let folder = TempDir::with_prefix("bulla-test-").unwrap();
         let proxy = Proxy { config, backend, changes };
-        let image = proxy.image(&GUEST, folder.path()).unwrap();
+        let image = file(proxy.image(&GUEST, folder.path()).unwrap());
         let builder = Machine::builder(image)
             .net(Net::User { ports: vec![PORT] })
             .deadline(Duration::from_secs(3600));
