@@ -13,10 +13,11 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use crate::support::{BACKEND, PATIENCE, Site, client};
 
 /// Everything about the key in `tests/configs/demo.toml`.
-const IN_IMAGE: &str =
+pub(crate) const IN_IMAGE: &str =
     "certificates = \"sealed.test.pem\"\nkey = \"sealed.test.key.pem\"\nkey_origin = \"image\"";
 
-const EPHEMERAL: &str = "key_origin = \"ephemeral\"\nnames = [\"sealed.test\", \"10.0.2.15\"]";
+pub(crate) const EPHEMERAL: &str =
+    "key_origin = \"ephemeral\"\nnames = [\"sealed.test\", \"10.0.2.15\"]";
 
 const SEALED: &str =
     "key_origin = \"sealed\"\nissuer = \"authority.pem\"\nnames = [\"sealed.test\"]";
@@ -73,13 +74,13 @@ impl ServerCertVerifier for Pinned {
 }
 
 /// The fingerprint on the console.
-fn fingerprint(site: &Site) -> String {
+pub(crate) fn fingerprint(site: &Site) -> String {
     let text = site.machine.console().text();
     let lines = text.lines().filter_map(|line| line.split_once("tls key: ephemeral sha256="));
     lines.map(|(_, digits)| digits.trim().to_owned()).next().expect("a fingerprint")
 }
 
-fn pinned(sha256: String) -> Arc<ClientConfig> {
+pub(crate) fn pinned(sha256: String) -> Arc<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let mut config = ClientConfig::builder_with_provider(provider)
