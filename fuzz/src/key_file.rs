@@ -20,7 +20,7 @@ const NOW: u64 = 1_800_000_000;
 pub fn payload(data: &[u8]) {
     let mut input = Input::new(data);
     let mode = input.u8();
-    if mode % 4 == 0 {
+    if mode.is_multiple_of(4) {
         assert!(open(input.rest(), &SECRET).is_err(), "nobody has sealed it");
         return;
     }

@@ -13,10 +13,11 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use crate::support::{BACKEND, PATIENCE, Site, client};
 
 /// Everything about the key in `tests/configs/demo.toml`.
-const IN_IMAGE: &str =
+pub(crate) const IN_IMAGE: &str =
     "certificates = \"sealed.test.pem\"\nkey = \"sealed.test.key.pem\"\nkey_origin = \"image\"";
 
-const EPHEMERAL: &str = "key_origin = \"ephemeral\"\nnames = [\"sealed.test\", \"10.0.2.15\"]";
+pub(crate) const EPHEMERAL: &str =
+    "key_origin = \"ephemeral\"\nnames = [\"sealed.test\", \"10.0.2.15\"]";
 
 const SEALED: &str =
     "key_origin = \"sealed\"\nissuer = \"authority.pem\"\nnames = [\"sealed.test\"]";
@@ -73,13 +74,13 @@ impl ServerCertVerifier for Pinned {
 }
 
 /// The fingerprint on the console.
-fn fingerprint(site: &Site) -> String {
+pub(crate) fn fingerprint(site: &Site) -> String {
     let text = site.machine.console().text();
     let lines = text.lines().filter_map(|line| line.split_once("tls key: ephemeral sha256="));
     lines.map(|(_, digits)| digits.trim().to_owned()).next().expect("a fingerprint")
 }
 
-fn pinned(sha256: String) -> Arc<ClientConfig> {
+pub(crate) fn pinned(sha256: String) -> Arc<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -97,13 +98,7 @@ fn an_ephemeral_key_is_named_on_the_console_and_differs_at_each_start() {
     let backend = Backend::start().unwrap();
     let start = || {
         let changes = [(IN_IMAGE, EPHEMERAL)];
-        let site = Site::boot_changed(
-            "demo",
-            &changes,
-            backend.address(),
-            |image| image,
-            |builder| builder,
-        );
+        let site = Site::boot_changed("demo", &changes, backend.address(), |image| image, |it| it);
         site.machine.wait_for("READY", PATIENCE).unwrap();
         site
     };
@@ -118,7 +113,7 @@ fn an_ephemeral_key_is_named_on_the_console_and_differs_at_each_start() {
 fn a_sealed_key_on_a_machine_without_a_tpm_is_refused_before_ready() {
     let changes = [(IN_IMAGE, SEALED)];
     let address = BACKEND.1.address();
-    let site = Site::boot_changed("demo", &changes, address, |image| image, |builder| builder);
+    let site = Site::boot_changed("demo", &changes, address, |image| image, |it| it);
     let reason = "edge-proxy: refused: sealed key: this machine has no TPM";
     site.machine.wait_for(reason, PATIENCE).unwrap();
     assert!(!site.machine.console().text().contains("READY"));
@@ -128,8 +123,7 @@ fn a_sealed_key_on_a_machine_without_a_tpm_is_refused_before_ready() {
 fn who_asks_a_machine_without_a_tpm_is_told_that_there_is_no_evidence() {
     let backend = Backend::start().unwrap();
     let changes = [("[log]", "[attestation]\nallow = [\"10.0.2.0/24\"]\n\n[log]")];
-    let site =
-        Site::boot_changed("demo", &changes, backend.address(), |image| image, |builder| builder);
+    let site = Site::boot_changed("demo", &changes, backend.address(), |image| image, |it| it);
     site.machine.wait_for("READY", PATIENCE).unwrap();
     let mut config = ClientConfig::clone(&client::config(&site));
     config.alpn_protocols = vec![b"h2".to_vec(), b"bulla-attest/1".to_vec()];

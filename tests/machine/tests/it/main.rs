@@ -5,6 +5,7 @@
 mod attack;
 mod audit;
 mod clone;
+mod evidence;
 mod figures;
 mod keys;
 mod measured;

@@ -125,7 +125,7 @@ impl Site {
         Self::boot_changed(config, changes, backend, file, shape)
     }
 
-    /// The same, with changes to the configuration's file.
+    /// The same, with other changes to the configuration.
     pub(crate) fn boot_changed(
         config: &str,
         changes: &[(&str, &str)],
