@@ -140,6 +140,8 @@ fn failed(error: io::Error) -> Failed {
         Some(tls) => Failed::Tls(tls.clone()),
         None => Failed::Network(match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::ErrorKind::TimedOut.into(),
+            // rustls says more than a user can use.
+            io::ErrorKind::UnexpectedEof => io::ErrorKind::UnexpectedEof.into(),
             _ => error,
         }),
     }

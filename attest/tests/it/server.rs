@@ -13,7 +13,7 @@ use attest_core::binding::{Bound, EXPORTER_LABEL, Leaves};
 use attest_core::evidence::Evidence;
 use attest_core::sha256;
 use attest_core::verify::Connection;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::FromDer;
@@ -42,7 +42,7 @@ impl Key {
         let script = format!(
             "openssl genpkey -quiet -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {name}.key 2>/dev/null
              openssl req -x509 -key {name}.key -days 99 -out {name}.pem -subj /CN={name} \
-                -addext subjectAltName=DNS:edge.example"
+                -addext subjectAltName=DNS:edge.example -addext basicConstraints=critical,CA:FALSE"
         );
         shell(folder, &script);
         let pem = |ending: &str| folder.join(format!("{name}.{ending}"));
@@ -159,6 +159,30 @@ fn serve(
     both.flush()?;
     // Until the client closes, as a backend would wait for its request.
     both.read_to_end(&mut Vec::new()).map(|_| ())
+}
+
+/// What a machine answers to somebody in the middle, who hands on a victim's nonce.
+pub(crate) fn relayed(machine: &Key, address: &str, nonce: &[u8; 32]) -> Vec<u8> {
+    let mut roots = RootCertStore::empty();
+    roots.add(machine.certificate.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"bulla-attest/1".to_vec()];
+    let name = "edge.example".try_into().unwrap();
+    let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut both = rustls::Stream::new(&mut tls, &mut stream);
+    both.write_all(&framed(nonce)).unwrap();
+    let mut length = [0; 4];
+    both.read_exact(&mut length).unwrap();
+    let mut evidence = vec![0; u32::from_be_bytes(length) as usize];
+    both.read_exact(&mut evidence).unwrap();
+    evidence
 }
 
 /// An answer on the wire.
