@@ -177,7 +177,9 @@ fn work(
 /// [`Error`] if there is no image, no QEMU, or somebody interrupts. A machine that does not behave
 /// is no error but a row that is not ok.
 pub fn attempt(guest: &Guest, act: &Act, folder: &Path) -> Result<Row, Error> {
-    let image = samples::probe(guest, &act.name, folder)?;
+    // The same act may be under way on another machine, with an image of another second.
+    let folder = TempDir::new_in(folder).map_err(while_doing("temporary folder"))?;
+    let image = samples::probe(guest, &act.name, folder.path())?;
     let file = Image::read(&image)?;
     let builder = Machine::builder(&image)
         .memory_mib(act.setup.memory_mib())
