@@ -3,6 +3,7 @@
 //! Each test's name is a claim. `cargo xtask test` runs them all; sizes grow with `--long`.
 
 mod attack;
+mod attest;
 mod audit;
 mod clone;
 mod evidence;
