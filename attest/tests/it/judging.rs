@@ -182,7 +182,9 @@ fn what_is_no_evidence_is_invalid() {
         let server = Server::start(&site.key, PROTOCOL, move |connection| {
             change(framed(&evidence(&scene.lock().unwrap(), &connection)))
         });
-        site.verify(&server.address(), &[]).ends(2).says(says);
+        site.verify(&server.address(), &[]).ends(2).says(says).says("refused   class 2");
+        let verdict = site.verify(&server.address(), &["--json"]).ends(2).json();
+        assert_eq!((&verdict["verdict"], &verdict["class"]), (&"fail".into(), &2.into()));
     };
     check(|_| vec![0, 0, 0, 0], "gives no evidence");
     check(|_| vec![0, 2, 0, 1], "131073 bytes");
