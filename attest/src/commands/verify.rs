@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use attest_core::evidence::{Evidence, MAX_BYTES};
-use attest_core::policy::{Identity, Policy};
-use attest_core::verdict::{Check, Verdict};
+use attest_core::policy::{Identity, PlatformTrust, Policy};
+use attest_core::verdict::{Check, SCHEMA, Verdict};
 use attest_core::verify::{Connection, verify};
 use clap::{ArgGroup, Args};
 use serde_json::json;
@@ -77,6 +77,25 @@ pub(crate) fn run(options: &Options) -> Result<Answer, Error> {
     // Everything that can be wrong with the files is told before a machine is asked.
     let policy = read_policy(&options.policy)?;
     let trust = read_trust(options)?;
+    let (verdict, connection) = match examine(options, &trust, &policy) {
+        Ok((verdict, connection)) => (verdict, Some(connection)),
+        // What is not even evidence gets a verdict too; what could not be asked gets none.
+        Err(error) if error.class() != Class::Usage => (shapeless(&error), None),
+        Err(error) => return Err(error),
+    };
+    let text = if options.json {
+        as_json(&verdict, connection.as_ref())?
+    } else {
+        as_text(&verdict, &policy)
+    };
+    Ok(Answer { text, failed: class_of(&verdict) })
+}
+
+fn examine(
+    options: &Options,
+    trust: &Trust,
+    policy: &Policy,
+) -> Result<(Verdict, Connection), Error> {
     let exchange = exchange(options)?;
     if let Some(path) = &options.save_evidence {
         input::write(path, &exchange.evidence, Readers::Everybody)?;
@@ -87,10 +106,23 @@ pub(crate) fn run(options: &Options) -> Result<Answer, Error> {
         evidence_error(path, &error)
     })?;
     let connection = Connection { nonce: *nonce, exporter: *exporter, spki_sha256: *spki_sha256 };
-    let verdict = judge(&decoded, &connection, &trust, &policy)?;
-    let text =
-        if options.json { as_json(&verdict, &connection)? } else { as_text(&verdict, &policy) };
-    Ok(Answer { text, failed: class_of(&verdict) })
+    Ok((judge(&decoded, &connection, trust, policy)?, connection))
+}
+
+/// The verdict on what cannot be looked into.
+fn shapeless(error: &Error) -> Verdict {
+    let class = error.class().number();
+    let check = Check { id: "evidence.form", class, ok: false, detail: error.to_string() };
+    Verdict {
+        schema: SCHEMA,
+        verdict: "fail",
+        class,
+        checks: vec![check],
+        differs: Vec::new(),
+        platform_trust: PlatformTrust::None,
+        ak_name: String::new(),
+        key_origin: String::new(),
+    }
 }
 
 fn exchange(options: &Options) -> Result<Exchange, Error> {
@@ -173,9 +205,9 @@ fn class_of(verdict: &Verdict) -> Option<Class> {
     }
 }
 
-fn as_json(verdict: &Verdict, connection: &Connection) -> Result<String, Error> {
+fn as_json(verdict: &Verdict, connection: Option<&Connection>) -> Result<String, Error> {
     let mut value = serde_json::to_value(verdict).map_err(|error| Error::Output(error.into()))?;
-    if let Some(members) = value.as_object_mut() {
+    if let (Some(members), Some(connection)) = (value.as_object_mut(), connection) {
         let connection = json!({
             "nonce": hex(&connection.nonce),
             "exporter": hex(&connection.exporter),

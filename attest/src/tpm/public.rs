@@ -232,11 +232,6 @@ impl StorageKey {
         Ok(Self { hash, aes_bits, key })
     }
 
-    /// Whether two describe the same key, whatever template it was made by.
-    pub fn has_same_key(&self, other: &Self) -> bool {
-        self.key == other.key
-    }
-
     /// Its kind, in words.
     pub fn describe(&self) -> String {
         match &self.key {
@@ -346,4 +341,84 @@ fn ecc(reader: &mut Reader<'_>) -> Result<Key, Malformed> {
         Ok([&vec![0; zeros], bytes].concat())
     };
     Ok(Key::Ecc { curve, x: coordinate()?, y: coordinate()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P384: &[u8] = include_bytes!("../../../tests/vectors/ovmf-swtpm/2M-crb-full/ek_pub.bin");
+    const RSA: &[u8] =
+        include_bytes!("../../../tests/vectors/ovmf-swtpm/2M-crb-full/ekrsa_pub.bin");
+    const P384_CERTIFICATE: &[u8] =
+        include_bytes!("../../../tests/vectors/ovmf-swtpm/2M-crb-full/ekcert_p384.bin");
+    const RSA_CERTIFICATE: &[u8] =
+        include_bytes!("../../../tests/vectors/ovmf-swtpm/2M-crb-full/ekcert_rsa.bin");
+    const AK: &[u8] =
+        include_bytes!("../../../tests/vectors/ovmf-swtpm/2M-crb-full/ak_endorsement_pub.bin");
+
+    #[test]
+    fn a_certificate_tells_the_same_key_as_the_public_area() {
+        for (public, certificate) in [(P384, P384_CERTIFICATE), (RSA, RSA_CERTIFICATE)] {
+            let (_, parsed) =
+                x509_parser::certificate::X509Certificate::from_der(certificate).unwrap();
+            let certified = StorageKey::of_certificate(parsed.public_key().raw).unwrap();
+            assert_eq!(StorageKey::parse(public), Ok(certified.clone()));
+            // Without its size in front.
+            assert_eq!(StorageKey::parse(&public[2..]), Ok(certified));
+        }
+    }
+
+    #[test]
+    fn keys_are_not_mistaken_for_each_other() {
+        assert!(AttestationKey::parse(AK).is_ok());
+        assert_eq!(StorageKey::parse(AK), Err(Malformed::Attributes(0x0005_0472)));
+        assert_eq!(AttestationKey::parse(P384), Err(Malformed::Attributes(0x0003_00f2)));
+    }
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Vec<u8>), expected: Malformed) {
+        let mut public = P384[2..].to_vec();
+        change(&mut public);
+        assert_eq!(StorageKey::parse(&public), Err(expected));
+    }
+
+    #[test]
+    fn refuses_what_is_no_storage_key() {
+        let unsupported = |what, number| Malformed::Unsupported { what, number };
+        check(|it| it[1] = 0x08, unsupported("key type", 0x0008));
+        check(|it| it[3] = 0x04, unsupported("hash", 0x0004));
+        check(|it| it[7] &= !2, Malformed::Attributes(0x0003_00f0));
+        check(|it| it[5] |= 4, Malformed::Attributes(0x0007_00f2));
+        check(|it| it[9] = 0xff, Malformed::Length);
+        let symmetric = P384.len() - 2 - (2 + 48) * 2 - 4 - 2 - 6;
+        check(|it| it[symmetric + 1] = 0x26, unsupported("symmetric algorithm", 0x0026));
+        check(|it| it[symmetric + 3] = 192, unsupported("AES key size", 0x01c0));
+        check(|it| it[symmetric + 5] = 0x44, unsupported("symmetric mode", 0x0044));
+        check(|it| it[symmetric + 7] = 0x14, unsupported("scheme", 0x0014));
+        check(|it| it[symmetric + 9] = 0x05, unsupported("curve", 0x0005));
+        check(|it| it.push(0), Malformed::Length);
+        check(|it| it.resize(2000, 0), Malformed::Length);
+        for length in 0..P384.len() {
+            assert!(StorageKey::parse(&P384[..length]).is_err(), "{length} bytes");
+        }
+        let mut short = RSA[2..].to_vec();
+        let modulus = short.len() - 258;
+        short.truncate(modulus);
+        short.extend_from_slice(&[0, 1, 0xff]);
+        assert_eq!(StorageKey::parse(&short), Err(Malformed::KeySize { bytes: 1 }));
+    }
+
+    #[test]
+    fn survives_any_change() {
+        for public in [P384, RSA, AK] {
+            for at in 0..public.len() {
+                for bit in 0..8 {
+                    let mut changed = public.to_vec();
+                    changed[at] ^= 1 << bit;
+                    let _refused = (StorageKey::parse(&changed), AttestationKey::parse(&changed));
+                }
+            }
+        }
+    }
 }

@@ -182,7 +182,9 @@ fn what_is_no_evidence_is_invalid() {
         let server = Server::start(&site.key, PROTOCOL, move |connection| {
             change(framed(&evidence(&scene.lock().unwrap(), &connection)))
         });
-        site.verify(&server.address(), &[]).ends(2).says(says);
+        site.verify(&server.address(), &[]).ends(2).says(says).says("refused   class 2");
+        let verdict = site.verify(&server.address(), &["--json"]).ends(2).json();
+        assert_eq!((&verdict["verdict"], &verdict["class"]), (&"fail".into(), &2.into()));
     };
     check(|_| vec![0, 0, 0, 0], "gives no evidence");
     check(|_| vec![0, 2, 0, 1], "131073 bytes");
@@ -319,8 +321,8 @@ impl Enrolled {
         Self { site, certificate }
     }
 
-    /// Evidence with a certificate and an answer, against the state of an enrolment.
-    fn verify(&self, ek: Option<&[u8]>, answer: Option<&[u8]>, roots: &str) -> Run {
+    /// A server with this evidence, and a state whose answer is known here.
+    fn serve(&self, ek: Option<&[u8]>, answer: Option<&[u8]>) -> Server {
         let mut scene = Scene::new();
         scene.policy.require.platform_trust_any.push(attest_core::policy::PlatformTrust::Unknown);
         write_references(self.site.folder.path(), &scene);
@@ -333,7 +335,12 @@ impl Enrolled {
         fs::write(self.site.file("state.json"), state.to_string()).unwrap();
         scene.ek = ek.map(<[u8]>::to_vec);
         scene.signature = answer.map(<[u8]>::to_vec);
-        let server = Server::of(&self.site.key, scene);
+        Server::of(&self.site.key, scene)
+    }
+
+    /// Judges such evidence by what it shows itself.
+    fn verify(&self, ek: Option<&[u8]>, answer: Option<&[u8]>, roots: &str) -> Run {
+        let server = self.serve(ek, answer);
         let file = |name: &str| self.site.file(name);
         attest(&[
             "verify",
@@ -346,6 +353,37 @@ impl Enrolled {
             &file("state.json"),
         ])
     }
+}
+
+#[test]
+fn a_machine_is_enrolled_by_its_evidence() {
+    let machine = Enrolled::new();
+    let file = |name: &str| machine.site.file(name);
+    let ask = |server: &Server| {
+        attest(&["enroll", "ask", &server.address(), "-o", &file("evidence")]).ends(0)
+    };
+    let (evidence, state, identity) = (file("evidence"), file("state.json"), file("new.json"));
+    let finish = ["enroll", "finish", "--state", &state, "--evidence", &evidence, "-o", &identity];
+    let ek = Some(&machine.certificate[..]);
+    let answer = Some(&b"the answer, which has 32 bytes.."[..]);
+
+    let server = machine.serve(ek, answer);
+    ask(&server).says("not verified");
+    attest(&finish).ends(0);
+    let new = ["--policy", &file("policy.json"), "--identity", &identity];
+    attest(&[&["verify", &server.address()], &new[..]].concat()).ends(0).says("verified");
+    // Its own answer is none to a new challenge, nor is it any other machine's.
+    let begin =
+        ["enroll", "begin", "--evidence", &evidence, "-o", &file("challenge"), "--state", &state];
+    attest(&[&begin[..], &["--roots", &file("others")]].concat()).ends(3).says("no root vouches");
+    attest(&[&begin[..], &["--roots", &file("roots")]].concat()).ends(0);
+    attest(&finish).ends(3).says("the answer is wrong");
+    ask(&machine.serve(ek, None));
+    attest(&finish).ends(3).says("no answer");
+    let other = Server::of(&machine.site.key, Scene::new());
+    ask(&other);
+    attest(&finish).ends(3).says("not the one that the challenge was made for");
+    attest(&[&begin[..], &["--roots", &file("roots")]].concat()).ends(2).says("no certificate");
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use attest::predict::Variables;
+
 use crate::image::Sketch;
 use crate::{Run, attest, shell, text, vector};
 
@@ -147,6 +149,23 @@ fn variables(certificate: &[u8], has_platform_key: bool) -> Vec<u8> {
     volume.resize(72, 0);
     volume.extend(store);
     volume
+}
+
+#[test]
+fn survives_any_store_of_variables() {
+    let store = variables(&[7; 40], true);
+    let good = Variables::parse(&store).unwrap();
+    assert!(good.is_secure() && good.allowed.ends_with(&[7; 40]));
+    for length in (0..2000).chain([store.len() - 1]) {
+        assert!(Variables::parse(&store[..length.min(store.len() - 1)]).is_err(), "{length}");
+    }
+    for at in 0..600 {
+        for bit in 0..8 {
+            let mut changed = store.clone();
+            changed[at] ^= 1 << bit;
+            let _refused = Variables::parse(&changed);
+        }
+    }
 }
 
 #[test]
