@@ -96,7 +96,7 @@ impl Lab {
     fn policy(&self, image: &str, policy: &str) {
         let disk = self.text("edge-proxy.img");
         let mut arguments = vec!["policy", "new", image, "--disk", &disk, "--output", policy];
-        arguments.extend(["--platform-trust", "unknown", "vtpm-host"]);
+        arguments.extend(["--platform-trust", "unknown", "--platform-trust", "vtpm-host"]);
         attest_well(&arguments);
     }
 
