@@ -95,6 +95,16 @@ pub fn guest() -> Result<Guest, Error> {
     Ok(tree.guest())
 }
 
+/// Builds the verifier's tool for this host.
+///
+/// # Errors
+///
+/// [`Error`] if the build fails; cargo has printed why.
+pub fn attest() -> Result<PathBuf, Error> {
+    steps::run(steps::cargo("build").args(["--quiet", "--package=attest"]))?;
+    Ok(target_dir().join("debug").join("attest"))
+}
+
 /// Lints the guest programs for the target that they run on.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::{env, fs};
 use crate::steps::{self, Error};
 
 /// What must be there, and the Debian package that brings it. A name with a slash is a file.
-const NEEDED: [(&str, &str); 18] = [
+const NEEDED: [(&str, &str); 19] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/share/qemu/qboot.rom", "qemu-system-data"),
     ("/usr/share/seabios/bios-256k.bin", "seabios"),
@@ -27,6 +27,7 @@ const NEEDED: [(&str, &str); 18] = [
     ("ip", "iproute2"),
     ("git", "git"),
     ("setpriv", "util-linux"),
+    ("/usr/lib/systemd/systemd-measure", "systemd"),
 ];
 
 /// The toolchain's parts that cargo does not bring along.

@@ -258,6 +258,7 @@ impl State {
             Progress::Pending if now < since + QUOTE => return,
             Progress::Pending => Err(NoEvidence::Slow),
             Progress::Failed => Err(NoEvidence::Failed),
+            Progress::Refused(code) => Err(NoEvidence::Refused(code)),
             Progress::Ready(bytes) if bytes.len() > MAX_EVIDENCE_BYTES => Err(NoEvidence::Failed),
             Progress::Ready(bytes) => Ok(Rc::new(Evidence(bytes))),
         };

@@ -52,12 +52,14 @@ pub trait Witness {
 /// How far a quote is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The TPM refused, or its answer is none to these leaves.
+    /// The TPM's interface failed, or its answer is none to these leaves.
     Failed,
     /// It is not ready.
     Pending,
     /// The evidence for all of its leaves.
     Ready(Vec<u8>),
+    /// The TPM refused with this code (TPM 2.0 library, part 2, section 6.6).
+    Refused(u32),
 }
 
 /// Why a client that asked gets no evidence.
@@ -71,6 +73,8 @@ pub enum NoEvidence {
     Failed,
     /// The client is not among those that may ask.
     NotListed,
+    /// The TPM refused, with this code.
+    Refused(u32),
     /// It took too long.
     Slow,
 }
@@ -86,13 +90,15 @@ pub enum Violation {
 
 impl fmt::Display for NoEvidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        let text = match self {
             Self::Absent => "there is no TPM",
             Self::Crowded => "too many clients wait for evidence",
             Self::Failed => "the TPM failed",
             Self::NotListed => "client is not listed",
+            Self::Refused(code) => return write!(f, "the TPM refused with code {code:#x}"),
             Self::Slow => "the TPM is too slow",
-        })
+        };
+        f.write_str(text)
     }
 }
 

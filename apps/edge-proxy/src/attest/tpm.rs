@@ -14,6 +14,13 @@ use super::{Leaf, MAX_EVIDENCE_BYTES, Progress, Witness};
 /// How a `TPMS_ATTEST` of a quote begins: `TPM_GENERATED_VALUE` and `TPM_ST_ATTEST_QUOTE`.
 const QUOTE: [u8; 6] = [0xff, 0x54, 0x43, 0x47, 0x80, 0x18];
 
+/// Codes by which a TPM asks for the same command again: `TPM_RC_RETRY`, `TPM_RC_YIELDED`,
+/// `TPM_RC_TESTING` (part 2, section 6.6.3).
+const AGAIN: [u32; 3] = [0x922, 0x908, 0x90a];
+
+/// How often one quote is asked for again.
+const RETRIES: u32 = 8;
+
 /// The TPM of this machine, or none.
 pub struct TpmWitness<Q> {
     tpm: Option<(Q, Record<'static>)>,
@@ -21,13 +28,15 @@ pub struct TpmWitness<Q> {
     claims: Vec<u8>,
     /// What the quote that was begun last is over.
     leaves: Option<Leaves>,
+    /// How often it may still be asked for again.
+    retries: u32,
 }
 
 impl<Q: Quoter> TpmWitness<Q> {
     /// A witness to a server with that public key (SubjectPublicKeyInfo in DER), for which these
     /// claims hold.
     pub fn new(tpm: Option<(Q, Record<'static>)>, public_key: &[u8], claims: Vec<u8>) -> Self {
-        Self { tpm, spki_sha256: sha256(public_key), claims, leaves: None }
+        Self { tpm, spki_sha256: sha256(public_key), claims, leaves: None, retries: 0 }
     }
 
     /// The evidence that a TPM's answer and the boot record make; `None` if they make none.
@@ -72,7 +81,7 @@ impl<Q: Quoter> Witness for TpmWitness<Q> {
         let Some(leaves) = Leaves::new(leaves.to_vec()) else { return Begin::Busy };
         let begin = quoter.begin(&leaves.qualifying_data());
         match begin {
-            Begin::Started => self.leaves = Some(leaves),
+            Begin::Started => (self.leaves, self.retries) = (Some(leaves), RETRIES),
             // One that was given up on is fetched by looking, and nobody wants it.
             Begin::Busy => drop(quoter.poll()),
             Begin::Absent => {}
@@ -89,6 +98,14 @@ impl<Q: Quoter> Witness for TpmWitness<Q> {
             Answer::Failed => return Progress::Failed,
             Answer::Ready(answer) => answer,
         };
+        if let Some(Err(code)) = split_quote(&answer) {
+            let is_again = AGAIN.contains(&code) && self.retries > 0;
+            self.retries = self.retries.saturating_sub(1);
+            return match is_again.then(|| quoter.begin(&leaves.qualifying_data())) {
+                Some(Begin::Started) => Progress::Pending,
+                _ => Progress::Refused(code),
+            };
+        }
         self.evidence(&answer, leaves).map_or(Progress::Failed, Progress::Ready)
     }
 }
@@ -198,7 +215,7 @@ mod tests {
         let failed = &Progress::Failed;
         check(RECORD, Answer::Failed, failed);
         check(RECORD, Answer::Pending, &Progress::Pending);
-        check(RECORD, Answer::Ready(vec![0x80, 1, 0, 0, 0, 10, 0, 0, 9, 0x21]), failed);
+        check(RECORD, refusal(0x21), &Progress::Refused(0x921));
         check(RECORD, Answer::Ready(good()[..40].to_vec()), failed);
         check(RECORD, Answer::Ready(vec![]), failed);
         // To another question, to none, by something that is no quote.
@@ -210,6 +227,32 @@ mod tests {
         check(Record { ak_public: &[], ..RECORD }, Answer::Ready(good()), failed);
         check(Record { event_log: &[], ..RECORD }, Answer::Ready(good()), failed);
         check(Record { event_log: &[0; 130_000], ..RECORD }, Answer::Ready(good()), failed);
+    }
+
+    /// `TPM_RC` 0x900 and this much.
+    fn refusal(code: u8) -> Answer {
+        Answer::Ready(vec![0x80, 1, 0, 0, 0, 10, 0, 0, 9, code])
+    }
+
+    #[test]
+    fn a_quote_is_asked_for_again_where_the_tpm_wants_that_but_not_for_ever() {
+        let leaves = [[1; 32], [2; 32]];
+        let good = Answer::Ready(response(&qualifying(&leaves)));
+        let begins = vec![Begin::Started; 20];
+        let mut script = Script::new(&begins, &[refusal(0x22), refusal(0x08), refusal(0x0a), good]);
+        let mut witness = TpmWitness::new(Some((&mut script, RECORD)), b"spki", b"aux".to_vec());
+        witness.begin(&leaves);
+        for _ in 0..3 {
+            assert_eq!(witness.poll(), Progress::Pending);
+        }
+        assert!(matches!(witness.poll(), Progress::Ready(_)));
+        assert_eq!(script.asked, [qualifying(&leaves); 4]);
+        let endless = vec![refusal(0x22); 20];
+        let mut script = Script::new(&begins, &endless);
+        let mut witness = TpmWitness::new(Some((&mut script, RECORD)), b"spki", b"aux".to_vec());
+        witness.begin(&leaves);
+        let polls = (0..20).take_while(|_| witness.poll() == Progress::Pending).count();
+        assert_eq!(polls, RETRIES as usize);
     }
 
     #[test]

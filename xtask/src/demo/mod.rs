@@ -1,5 +1,8 @@
-//! `cargo xtask demo`: a sealed machine in front of a real web server, from nothing to curl.
+//! `cargo xtask demo`: a sealed machine in front of a real web server, from nothing to a verdict.
 
+mod attestation;
+
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -66,7 +69,15 @@ pub fn run(keeps: bool) -> Result<(), Error> {
     for (act, words) in ACTS {
         attempt(&guest, act, words, folder.path())?;
     }
-    say("7. How to go on");
+    let stage = attestation::Stage {
+        attest: build::attest()?,
+        guest: &guest,
+        backend: nginx.address(),
+        folder: folder.path(),
+        step: Cell::new(6),
+    };
+    attestation::run(&stage)?;
+    say("How to go on");
     if keeps {
         println!("The machine stays up until Ctrl-C:\n  {}", client.command_line(SIZES[0]));
         return keep(&machine);
@@ -75,6 +86,7 @@ pub fn run(keeps: bool) -> Result<(), Error> {
         "cargo xtask demo --keep                     the same, and it stays up for your own curl\n\
          cargo xtask image edge-proxy --config F --out DIR   an image of your own\n\
          cargo xtask run edge-proxy --config F       boots it here, the console on the terminal\n\
+         cargo run -p attest -- help                 the verifier's tool\n\
          cargo xtask test                            everything that is claimed, checked"
     );
     Ok(())
