@@ -26,6 +26,9 @@ const EPHEMERAL: &str = "key_origin = \"ephemeral\"\nnames = [\"sealed.test\"]";
 /// The text in which a byte of the service is changed: a line of its log.
 const VICTIM: &[u8] = b"this machine was cloned or restored";
 
+/// How many lines of a command's answer are shown: all but for a policy.
+const SHOWN: usize = 12;
+
 /// Firmware needs room of its own.
 const MEMORY_MIB: u64 = 256;
 
@@ -49,7 +52,7 @@ impl Stage<'_> {
         self.folder.join(name).display().to_string()
     }
 
-    /// Shows a command, runs it, shows what it says, and wants this exit status.
+    /// Shows a command, runs it, shows the first of what it says, and wants this exit status.
     fn attest(&self, arguments: &[&str], expected: i32) -> Result<(), Error> {
         let folder = format!("{}/", self.folder.display());
         let line = arguments.join(" ").replace(&folder, "");
@@ -57,7 +60,9 @@ impl Stage<'_> {
         let output = Command::new(&self.attest).args(arguments).output();
         let output = output.map_err(while_doing(self.attest.display()))?;
         let text = [&output.stdout[..], &output.stderr].concat();
-        print!("{}", indented(&String::from_utf8_lossy(&text).replace(&folder, "")));
+        let text = String::from_utf8_lossy(&text).replace(&folder, "");
+        let shown: Vec<&str> = text.lines().take(SHOWN).collect();
+        print!("{}", indented(&shown.join("\n")));
         if output.status.code() == Some(expected) {
             return Ok(());
         }
@@ -78,8 +83,7 @@ impl Stage<'_> {
     fn policy(&self, image: &Path, policy: &str) -> Result<(), Error> {
         let (disk, image) = (image.with_extension("img"), image.display().to_string());
         let disk = disk.display().to_string();
-        let arguments = ["policy", "new", &image, "--disk", &disk, "-o", policy];
-        self.attest(&arguments, 0)
+        self.attest(&["policy", "new", &image, "--disk", &disk, "-o", policy], 0)
     }
 
     fn boot(&self, disk: &Path, tpm: &State) -> Result<Machine, Error> {
@@ -98,9 +102,7 @@ impl Stage<'_> {
         let waited = machine.wait_for(until, BOOT_TIMEOUT);
         let text = machine.console().text();
         let is_ours = |line: &&str| {
-            ["boot:", "seal: ", "tls key", "edge-proxy:", "READY"]
-                .iter()
-                .any(|it| line.starts_with(it))
+            ["boot:", "tls key", "edge-proxy:", "READY"].iter().any(|it| line.starts_with(it))
         };
         let lines: Vec<&str> = text.lines().filter(is_ours).collect();
         print!("{}", indented(&lines.join("\n")));
