@@ -22,7 +22,10 @@ pub use self::encodings::{
     configuration_header as abi_configuration_header, edge_config, log_escape,
     manifest as abi_manifest,
 };
-pub use self::firmware::{acpi as firmware_acpi, pvh as firmware_pvh};
+pub use self::firmware::{
+    acpi as firmware_acpi, event_log as firmware_event_log, memory_map as firmware_memory_map,
+    pvh as firmware_pvh,
+};
 pub use self::net::{established as net_established, frames as net_frames};
 pub use self::proxy::steps as proxy_steps;
 pub use self::seal::image::image as seal_image;
@@ -37,11 +40,13 @@ pub use self::tls::{incoming as tls_incoming, records as tls_records};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 20] = [
     ("abi_configuration_header", abi_configuration_header),
     ("abi_manifest", abi_manifest),
     ("edge_config", edge_config),
     ("firmware_acpi", firmware_acpi),
+    ("firmware_event_log", firmware_event_log),
+    ("firmware_memory_map", firmware_memory_map),
     ("firmware_pvh", firmware_pvh),
     ("log_escape", log_escape),
     ("net_established", net_established),
