@@ -1,6 +1,7 @@
-//! What boot reads of the firmware's: physical memory is the data, from address 0 on.
+//! What boot reads of the firmware's; mostly, physical memory is the data, from address 0 on.
 
-use firmware::{Acpi, Physical, parse_acpi, parse_start_info};
+use firmware::event_log::{self, MAX_BYTES, append, final_events};
+use firmware::{Acpi, Physical, parse_acpi, parse_memory_map, parse_start_info};
 
 /// The data as physical memory, and once more at the very end of the address space, so that sums of
 /// addresses come near to wrapping.
@@ -28,6 +29,51 @@ pub fn pvh(data: &[u8]) {
         }
         Err(malformed) => assert!(!malformed.as_str().is_empty()),
     }
+}
+
+/// UEFI's memory map, its descriptors as far apart as the first byte says.
+pub fn memory_map(data: &[u8]) {
+    let Some((stride, map)) = data.split_first() else { return };
+    match parse_memory_map(map, usize::from(*stride)) {
+        Ok(ranges) => {
+            assert!(ranges.iter().all(|range| range.span.end().is_some()));
+            assert!(ranges.iter().all(|range| range.span.length > 0));
+            // No frame is free twice: whoever agrees and touches is one.
+            for (one, other) in ranges.iter().zip(ranges.iter().skip(1)) {
+                let touches = one.span.end() >= Some(other.span.start);
+                assert!(!touches || one.is_usable != other.is_usable);
+            }
+            let pages: u64 = ranges.iter().map(|range| range.span.length / 4096).sum();
+            assert!(ranges.is_empty() || pages > 0);
+        }
+        Err(malformed) => assert!(!malformed.as_str().is_empty()),
+    }
+}
+
+/// An event log at address 0 and a table of final events behind it: the first five bytes say where
+/// the log's last entry is, where the table is, and how many of its events are known.
+pub fn event_log(data: &[u8]) {
+    let [last_low, last_high, table_low, table_high, known, rest @ ..] = data else { return };
+    let memory = Memory(rest);
+    let last = u16::from_le_bytes([*last_low, *last_high]).into();
+    let table = u16::from_le_bytes([*table_low, *table_high]).into();
+    let log = match event_log::read(&memory, 0, last) {
+        Ok(log) => log,
+        Err(malformed) => return assert!(!malformed.as_str().is_empty()),
+    };
+    assert!(log.len() as u64 > last && log.len() as u64 <= MAX_BYTES);
+    let mut room = log.to_vec();
+    room.resize(MAX_BYTES as usize, 0);
+    let used = log.len();
+    match append(&mut room, used, &memory, table, (*known).into()) {
+        Ok(filled) => {
+            assert!((used..=room.len()).contains(&filled));
+            let count = final_events(&memory, table).expect("it was just read");
+            assert!(filled > used || count <= (*known).into());
+        }
+        Err(malformed) => assert!(!malformed.as_str().is_empty()),
+    }
+    assert_eq!(room[..used], *log, "what was there stays");
 }
 
 /// The root pointer at address 16; the first byte says whether the checksums are put right.

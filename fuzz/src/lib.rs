@@ -31,7 +31,10 @@ pub use self::encodings::{
     configuration_header as abi_configuration_header, edge_config, log_escape,
     manifest as abi_manifest,
 };
-pub use self::firmware::{acpi as firmware_acpi, pvh as firmware_pvh};
+pub use self::firmware::{
+    acpi as firmware_acpi, event_log as firmware_event_log, memory_map as firmware_memory_map,
+    pvh as firmware_pvh,
+};
 pub use self::key_file::payload as key_file_payload;
 pub use self::net::{established as net_established, frames as net_frames};
 pub use self::proxy::steps as proxy_steps;
@@ -48,7 +51,7 @@ pub use self::tpm::{answers as tpm_answers, key_file as tpm_key_file};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 26] = [
+pub const TARGETS: [Target; 28] = [
     ("abi_configuration_header", abi_configuration_header),
     ("abi_manifest", abi_manifest),
     ("attest_event_log", attest_event_log),
@@ -57,6 +60,8 @@ pub const TARGETS: [Target; 26] = [
     ("attest_quote", attest_quote),
     ("edge_config", edge_config),
     ("firmware_acpi", firmware_acpi),
+    ("firmware_event_log", firmware_event_log),
+    ("firmware_memory_map", firmware_memory_map),
     ("firmware_pvh", firmware_pvh),
     ("key_file_payload", key_file_payload),
     ("log_escape", log_escape),

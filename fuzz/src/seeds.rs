@@ -31,6 +31,8 @@ pub fn all() -> Vec<Seed> {
         ("edge_config", "good", edge_config(in_image())),
         ("edge_config", "sealed", edge_config(sealed())),
         ("firmware_acpi", "one_of_each", acpi()),
+        ("firmware_event_log", "ovmf", event_log()),
+        ("firmware_memory_map", "six_ranges", memory_map()),
         ("firmware_pvh", "two_ranges", pvh()),
         ("key_file_payload", "changed", vec![2, 3, 0, 1]),
         ("key_file_payload", "content", [&[1][..], &crate::key_file::good_content()].concat()),
@@ -255,6 +257,28 @@ fn edge_config(identity: Identity) -> Vec<u8> {
         },
     };
     config.encode().expect("a good configuration").to_vec()
+}
+
+/// OVMF's log up to its first entries, and the final events without the application's.
+fn event_log() -> Vec<u8> {
+    let log = include_bytes!("../../tests/vectors/ovmf-swtpm/2M-crb-full/eventlog_entry.bin");
+    let table = include_bytes!("../../tests/vectors/ovmf-swtpm/2M-crb-full/final_events.bin");
+    // The header has 65 bytes and the first entry 52.
+    let (log, table) = (&log[..65 + 52], &table[..16 + 70 + 79 + 90]);
+    [&[65, 0, 65 + 52, 0, 1], log, table].concat()
+}
+
+/// Two descriptors of what is free and touches, one that is not, one far away, two of nothing.
+fn memory_map() -> Vec<u8> {
+    let mut map = vec![48];
+    let ranges =
+        [(7, 0x1000, 1), (4, 0x2000, 8), (6, 0xa000, 1), (7, 1 << 32, 4), (0, 0, 0), (1, 0, 0)];
+    for (kind, start, pages) in ranges {
+        for word in [kind, start, 0_u64, pages, 0xf, 0] {
+            map.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+    map
 }
 
 fn pvh() -> Vec<u8> {

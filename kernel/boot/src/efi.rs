@@ -4,6 +4,7 @@
 //! memory afterwards.
 
 use abi::{PAGE_BYTES, Span};
+use firmware::event_log;
 use uefi_raw::Status;
 
 use crate::arch::efi::{ACPI, FINAL_EVENTS, Map, Services};
@@ -13,15 +14,12 @@ use crate::refusal::Refusal;
 /// The longest memory map: more than a thousand ranges.
 const MAX_MAP_BYTES: u64 = 64 << 10;
 
-/// The longest event log, final events included.
-const MAX_LOG_BYTES: u64 = 64 << 10;
-
 /// The longest file beside the image.
 const MAX_FILE_BYTES: u64 = 8 << 10;
 
 /// What boot took: first [`Taken`], then each part at its place.
 const MAP: Span = Span::new(PAGE_BYTES, MAX_MAP_BYTES);
-const LOG: Span = Span::new(MAP.start + MAP.length, MAX_LOG_BYTES);
+const LOG: Span = Span::new(MAP.start + MAP.length, event_log::MAX_BYTES);
 const KEY: Span = Span::new(LOG.start + LOG.length, MAX_FILE_BYTES);
 const CHALLENGE: Span = Span::new(KEY.start + KEY.length, MAX_FILE_BYTES);
 
@@ -99,17 +97,16 @@ fn take_log(services: &Services, taken: &mut Taken, frames: &mut Frames) -> Resu
         return Err(Refusal::Efi { what: "it has lost the end of its event log" });
     }
     let physical = FirmwareMemory::but(frames.span());
-    let bytes = firmware::event_log::length(&physical, log.start, log.last)?;
-    let from = firmware::Physical::read(&physical, log.start, bytes);
-    for (to, from) in part(frames, LOG).iter_mut().zip(from.unwrap_or_default()) {
+    let bytes = event_log::read(&physical, log.start, log.last)?;
+    for (to, from) in part(frames, LOG).iter_mut().zip(bytes) {
         *to = *from;
     }
-    taken.log_bytes = bytes;
+    taken.log_bytes = bytes.len() as u64;
     // Asked for the log, the firmware puts every event from now on into this table as well. What it
     // has by now, somebody before us has asked for, and the log has it too.
     taken.final_events = services.table(&FINAL_EVENTS);
     if let Some(table) = taken.final_events {
-        taken.final_known = firmware::event_log::final_events(&physical, table)?;
+        taken.final_known = event_log::final_events(&physical, table)?;
     }
     Ok(())
 }
@@ -173,7 +170,7 @@ impl Taken {
         let known = self.final_known;
         let log = part(frames, LOG);
         let used = self.log_bytes as usize;
-        self.log_bytes = firmware::event_log::append(log, used, &physical, table, known)? as u64;
+        self.log_bytes = event_log::append(log, used, &physical, table, known)? as u64;
         Ok(())
     }
 

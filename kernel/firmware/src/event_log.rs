@@ -86,12 +86,12 @@ impl Format {
     }
 }
 
-/// The length of the log that begins at `start` and whose last entry begins at `last`.
+/// The log that begins at `start` and whose last entry begins at `last`.
 ///
 /// # Errors
 ///
 /// [`Malformed`] if the entries do not lead to the last one, or there is more than [`MAX_BYTES`].
-pub fn length(physical: &impl Physical, start: u64, last: u64) -> Result<u64, Malformed> {
+pub fn read(physical: &impl Physical, start: u64, last: u64) -> Result<&[u8], Malformed> {
     let format = Format::parse(physical, start)?;
     let mut bytes = format.bytes;
     // Where the entry began that ends where we are.
@@ -107,7 +107,7 @@ pub fn length(physical: &impl Physical, start: u64, last: u64) -> Result<u64, Ma
         }
         bytes += format.entry_bytes(physical, entry)?;
     }
-    if bytes > MAX_BYTES { Err(LONG) } else { Ok(bytes) }
+    if bytes > MAX_BYTES { Err(LONG) } else { physical.read(start, bytes).ok_or(OUT) }
 }
 
 /// How many final events there are by now.
@@ -198,6 +198,10 @@ mod tests {
         Islands(vec![(TABLE, bytes.to_vec())])
     }
 
+    fn length(physical: &Islands, start: u64, last: u64) -> Result<u64, Malformed> {
+        read(physical, start, last).map(|log| log.len() as u64)
+    }
+
     #[track_caller]
     fn check(log: &[u8], last: u64, expected: Result<u64, Malformed>) {
         assert_eq!(length(&memory(log), START, START + last), expected);
@@ -231,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_log_that_runs_out_of_memory_is_refused() {
-        for cut in 0..2322 {
+        for cut in 0..2392 {
             let cut = Islands(vec![(START, AFTER_EXTEND[..cut].to_vec())]);
             assert!(length(&cut, START, START + 2322).is_err());
         }

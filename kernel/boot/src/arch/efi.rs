@@ -164,13 +164,12 @@ impl Services {
     /// nothing where there is no such file.
     pub(crate) fn read_file(&self, path: &str, buffer: &mut [u8]) -> Option<Result<usize, Status>> {
         let root = self.volume()?;
-        let file = open(root, path);
-        let read = file.map(|file| {
-            let count = read(file, buffer);
-            close(file);
+        let read = root.open(path).map(|file| {
+            let count = file.read(buffer);
+            file.close();
             count
         });
-        close(root);
+        root.close();
         read
     }
 
@@ -213,7 +212,7 @@ impl Services {
     }
 
     /// The volume that we were loaded from.
-    fn volume(&self) -> Option<*mut FileProtocolV1> {
+    fn volume(&self) -> Option<File> {
         let device = self.loaded_image()?.device_handle;
         let system = self.protocol(device, &SimpleFileSystemProtocol::GUID)?;
         let system: *mut SimpleFileSystemProtocol = system.cast();
@@ -222,7 +221,7 @@ impl Services {
         let protocol = unsafe { &*system };
         // SAFETY: the protocol's function, called with its protocol and a place for its answer.
         let status = unsafe { (protocol.open_volume)(system, &raw mut root) };
-        (status == Status::SUCCESS && !root.is_null()).then_some(root)
+        File::opened(status, root)
     }
 
     fn protocol(&self, handle: Handle, guid: &Guid) -> Option<*mut c_void> {
@@ -236,56 +235,71 @@ impl Services {
     }
 }
 
-/// Opens a file to read; nothing where there is none.
-fn open(folder: *mut FileProtocolV1, path: &str) -> Option<*mut FileProtocolV1> {
-    let mut name = [0_u16; MAX_PATH];
-    // The last one stays zero: it ends the path.
-    for (to, from) in name.iter_mut().take(MAX_PATH - 1).zip(path.encode_utf16()) {
-        *to = from;
-    }
-    let mut file = ptr::null_mut();
-    // SAFETY: the folder was opened by the firmware and not closed since.
-    let protocol = unsafe { &*folder };
-    // SAFETY: its function, called with a path that ends in zero and a place for its answer.
-    let status = unsafe {
-        (protocol.open)(
-            folder,
-            &raw mut file,
-            name.as_ptr(),
-            FileMode::READ,
-            FileAttribute::empty(),
-        )
-    };
-    (status == Status::SUCCESS && !file.is_null()).then_some(file)
+/// A file or a folder that the firmware has opened and nobody has closed yet.
+struct File {
+    this: *mut FileProtocolV1,
+    functions: &'static FileProtocolV1,
 }
 
-/// Fills the buffer as far as the file goes. A file that is longer is an error.
-fn read(file: *mut FileProtocolV1, buffer: &mut [u8]) -> Result<usize, Status> {
-    let mut filled = 0;
-    while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
-        match read_piece(file, room)? {
-            0 => return Ok(filled),
-            count => filled += count.min(room.len()),
+impl File {
+    fn opened(status: Status, this: *mut FileProtocolV1) -> Option<Self> {
+        if status != Status::SUCCESS {
+            return None;
+        }
+        // SAFETY: the firmware says that it has opened this, and its functions live as long as it
+        // does; where there is no pointer there is no reference.
+        let functions = unsafe { this.as_ref() }?;
+        Some(Self { this, functions })
+    }
+
+    /// Opens a file in this folder to read; nothing where there is none.
+    fn open(&self, path: &str) -> Option<Self> {
+        let mut name = [0_u16; MAX_PATH];
+        // The last one stays zero: it ends the path.
+        for (to, from) in name.iter_mut().take(MAX_PATH - 1).zip(path.encode_utf16()) {
+            *to = from;
+        }
+        let mut file = ptr::null_mut();
+        // SAFETY: the folder's function, called with a path that ends in zero and a place for its
+        // answer.
+        let status = unsafe {
+            (self.functions.open)(
+                self.this,
+                &raw mut file,
+                name.as_ptr(),
+                FileMode::READ,
+                FileAttribute::empty(),
+            )
+        };
+        Self::opened(status, file)
+    }
+
+    /// Fills the buffer as far as the file goes. A file that is longer is an error.
+    fn read(&self, buffer: &mut [u8]) -> Result<usize, Status> {
+        let mut filled = 0;
+        while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match self.read_piece(room)? {
+                0 => return Ok(filled),
+                count => filled += count.min(room.len()),
+            }
+        }
+        match self.read_piece(&mut [0])? {
+            0 => Ok(filled),
+            _ => Err(Status::BAD_BUFFER_SIZE),
         }
     }
-    match read_piece(file, &mut [0])? {
-        0 => Ok(filled),
-        _ => Err(Status::BAD_BUFFER_SIZE),
+
+    fn read_piece(&self, buffer: &mut [u8]) -> Result<usize, Status> {
+        let mut count = buffer.len();
+        // SAFETY: the file's function, called with a buffer of the size it is told.
+        let status =
+            unsafe { (self.functions.read)(self.this, &raw mut count, buffer.as_mut_ptr().cast()) };
+        if status == Status::SUCCESS { Ok(count) } else { Err(status) }
     }
-}
 
-fn read_piece(file: *mut FileProtocolV1, buffer: &mut [u8]) -> Result<usize, Status> {
-    let mut count = buffer.len();
-    // SAFETY: the file was opened by the firmware and not closed since.
-    let protocol = unsafe { &*file };
-    // SAFETY: its function, called with a buffer of the size it is told.
-    let status = unsafe { (protocol.read)(file, &raw mut count, buffer.as_mut_ptr().cast()) };
-    if status == Status::SUCCESS { Ok(count) } else { Err(status) }
-}
-
-fn close(file: *mut FileProtocolV1) {
-    // SAFETY: the file was opened by the firmware and not closed since.
-    let protocol = unsafe { &*file };
-    // SAFETY: its function; nobody uses the file afterwards. It cannot fail (UEFI 2.10, 13.5).
-    let _success = unsafe { (protocol.close)(file) };
+    fn close(self) {
+        // SAFETY: the file's function; nobody has the file afterwards. It cannot fail (UEFI 2.10,
+        // 13.5).
+        let _success = unsafe { (self.functions.close)(self.this) };
+    }
 }
