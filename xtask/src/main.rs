@@ -20,7 +20,9 @@ usage: cargo xtask COMMAND
   demo [--keep]                a sealed machine in front of a real web server, from nothing to curl
   test [FILTER] [--long]       everything that must hold; FILTER: only tests whose name contains it
   build                        boot, the applications and the probe, for the machine
-  image APP --config F --out D an image from an application and its configuration
+  image APP --config F --out D [--disk [--key-file K] [--challenge C]]
+                               an image from an application and its configuration, for a PVH loader
+                               and for UEFI firmware; with --disk also a disk that firmware boots
   run APP --config F [--qemu-arg ARG ..]
                                boots an image in QEMU, its console on the terminal
   attack [--json] [FILTER]     everything that is forbidden, tried by a program in the machine

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sha2::{Digest as _, Sha256};
 
 use super::compose::{Composed, Settings, compose};
+use super::disk::{Contents, MAX_FILE_BYTES, disk};
 use super::edge::{self, Edge};
 use super::memory::{describe, memory};
 use super::units;
@@ -59,6 +60,14 @@ impl BuildDate {
 struct Options {
     config: PathBuf,
     out: PathBuf,
+    disk: Option<DiskOptions>,
+}
+
+/// What the disk holds besides the image.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct DiskOptions {
+    key_file: Option<PathBuf>,
+    challenge: Option<PathBuf>,
 }
 
 /// Composes an image as the arguments say and prints what it needs.
@@ -79,21 +88,71 @@ pub fn command(
     for warning in &edge.warnings {
         eprintln!("xtask: warning: {}: {warning}", options.config.display());
     }
+    let beside = options.disk.as_ref().map(read_beside).transpose()?;
     let guest = guest()?;
     let image = edge_image(&edge, &guest, date)?;
     write(&options.out, &image, &guest)?;
-    print!("{}", report(&edge, &image, date));
+    let disk = match &beside {
+        Some(beside) => Some(write_disk(&options.out, &image.efi, beside)?),
+        None => None,
+    };
+    print!("{}", report(&edge, &image, disk.as_deref(), date));
     Ok(())
+}
+
+/// The files that go beside the image, read before anything is built.
+struct Beside {
+    key_file: Option<Vec<u8>>,
+    challenge: Option<Vec<u8>>,
+}
+
+fn read_beside(options: &DiskOptions) -> Result<Beside, Error> {
+    let read = |path: &Option<PathBuf>| path.as_deref().map(read_file_beside).transpose();
+    Ok(Beside { key_file: read(&options.key_file)?, challenge: read(&options.challenge)? })
+}
+
+/// Reads a file that boot would take, and no more than that of any other.
+fn read_file_beside(path: &Path) -> Result<Vec<u8>, Error> {
+    use std::io::Read as _;
+    let file = fs::File::open(path).map_err(while_doing(path.display()))?;
+    let mut bytes = Vec::new();
+    let limit = MAX_FILE_BYTES as u64 + 1;
+    file.take(limit).read_to_end(&mut bytes).map_err(while_doing(path.display()))?;
+    if bytes.is_empty() || bytes.len() > MAX_FILE_BYTES {
+        let what = if bytes.is_empty() { "is empty" } else { "is too long" };
+        return Err(Error::Failed(format!(
+            "{}: {what}; boot reads 1 to {MAX_FILE_BYTES} bytes",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Writes the disk and returns its bytes.
+fn write_disk(folder: &Path, efi: &[u8], beside: &Beside) -> Result<Vec<u8>, Error> {
+    let path = folder.join(format!("{EDGE_PROXY}.img"));
+    let contents = Contents {
+        efi,
+        key_file: beside.key_file.as_deref(),
+        challenge: beside.challenge.as_deref(),
+    };
+    let disk = disk(&contents).map_err(while_doing(path.display()))?;
+    replace(&path, &disk, true)?;
+    Ok(disk)
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, Error> {
     use lexopt::prelude::{Long, Value};
     let mut parser = lexopt::Parser::from_args(arguments);
     let (mut app, mut config, mut out) = (None, None, None);
+    let (mut wants_disk, mut beside) = (false, DiskOptions::default());
     while let Some(argument) = parser.next()? {
         match argument {
             Long("config") => config = Some(PathBuf::from(parser.value()?)),
             Long("out") => out = Some(PathBuf::from(parser.value()?)),
+            Long("disk") => wants_disk = true,
+            Long("key-file") => beside.key_file = Some(PathBuf::from(parser.value()?)),
+            Long("challenge") => beside.challenge = Some(PathBuf::from(parser.value()?)),
             Value(name) if app.is_none() => app = Some(name),
             other => return Err(other.unexpected().into()),
         }
@@ -106,7 +165,10 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, Error
     }
     let config = config.ok_or_else(|| usage("--config FILE is missing"))?;
     let out = out.ok_or_else(|| usage("--out DIR is missing"))?;
-    Ok(Options { config, out })
+    if !wants_disk && beside != DiskOptions::default() {
+        return Err(usage("--key-file and --challenge go onto a disk; add --disk"));
+    }
+    Ok(Options { config, out, disk: wants_disk.then_some(beside) })
 }
 
 /// An edge proxy's image, of a configuration and the built programs.
@@ -187,7 +249,7 @@ fn replace(path: &Path, bytes: &[u8], is_secret: bool) -> Result<(), Error> {
     Ok(())
 }
 
-fn report(edge: &Edge, image: &Composed, date: BuildDate) -> String {
+fn report(edge: &Edge, image: &Composed, disk: Option<&[u8]>, date: BuildDate) -> String {
     let budget = &edge.budget;
     let by = if date.is_given { "SOURCE_DATE_EPOCH" } else { "this machine's clock" };
     let file =
@@ -195,6 +257,7 @@ fn report(edge: &Edge, image: &Composed, date: BuildDate) -> String {
     let rows = [
         ("edge-proxy.elf", file(&image.bytes)),
         ("edge-proxy.efi", file(&image.efi)),
+        ("edge-proxy.img", disk.map_or_else(String::new, file)),
         ("memory", describe(&memory(image))),
         (
             "connections",
@@ -214,11 +277,14 @@ fn report(edge: &Edge, image: &Composed, date: BuildDate) -> String {
         ),
         ("built", format!("{} by {by}", units::utc(date.unix_s))),
     ];
-    rows.iter().map(|(name, text)| format!("{name:<17}{text}\n")).collect()
+    let rows = rows.iter().filter(|(_, text)| !text.is_empty());
+    rows.map(|(name, text)| format!("{name:<17}{text}\n")).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
     use crate::build;
     use crate::image::sketch;
@@ -235,7 +301,11 @@ mod tests {
     fn arguments_are_understood_or_refused() {
         let line = "edge-proxy --config a.toml --out=b";
         let options = parse(line.split(' ').map(OsString::from)).unwrap();
-        assert_eq!(options, Options { config: "a.toml".into(), out: "b".into() });
+        assert_eq!(options, Options { config: "a.toml".into(), out: "b".into(), disk: None });
+        let line = "edge-proxy --config a.toml --out b --disk --key-file k --challenge c";
+        let options = parse(line.split(' ').map(OsString::from)).unwrap();
+        let disk = DiskOptions { key_file: Some("k".into()), challenge: Some("c".into()) };
+        assert_eq!(options.disk, Some(disk));
         check_usage("", "which application?");
         check_usage("iot --config a --out b", "no application \"iot\"; there is edge-proxy");
         check_usage("edge-proxy --out b", "--config FILE is missing");
@@ -243,6 +313,8 @@ mod tests {
         check_usage("edge-proxy more --config a --out b", "more");
         check_usage("edge-proxy --config", "--config");
         check_usage("--verbose", "--verbose");
+        check_usage("edge-proxy --config a --out b --key-file k", "add --disk");
+        check_usage("edge-proxy --config a --out b --challenge c", "add --disk");
     }
 
     #[test]
@@ -293,6 +365,42 @@ mod tests {
         assert_eq!(fs::read_dir(&out).unwrap().count(), 4, "nothing else is left behind");
     }
 
+    fn arguments(out: &Path, more: &[&OsStr]) -> Vec<OsString> {
+        let config = build::root().join("tests/configs/small.toml");
+        let first = ["edge-proxy".into(), "--config".into(), config.into(), "--out".into()];
+        let more = more.iter().map(|argument| argument.to_os_string());
+        first.into_iter().chain([out.as_os_str().to_owned()]).chain(more).collect()
+    }
+
+    #[test]
+    fn a_disk_is_written_if_one_is_wanted_with_the_files_that_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, key) = (folder.path().join("out"), folder.path().join("key"));
+        fs::write(&key, b"sealed to one machine").unwrap();
+        let more = [OsStr::new("--disk"), OsStr::new("--key-file"), key.as_os_str()];
+        command(arguments(&out, &more), || Ok(guest(folder.path()))).unwrap();
+        let disk = fs::read(out.join("edge-proxy.img")).unwrap();
+        assert!(disk.windows(21).any(|seen| seen == b"sealed to one machine"));
+        let efi = fs::read(out.join("edge-proxy.efi")).unwrap();
+        assert!(disk.windows(efi.len()).any(|seen| seen == efi));
+    }
+
+    #[test]
+    fn nothing_is_built_for_a_file_that_boot_would_not_take() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, key) = (folder.path().join("out"), folder.path().join("key"));
+        let more = [OsStr::new("--disk"), OsStr::new("--key-file"), key.as_os_str()];
+        for (bytes, says) in [(0, "key: is empty"), (MAX_FILE_BYTES + 1, "key: is too long")] {
+            fs::write(&key, vec![1; bytes]).unwrap();
+            let error = command(arguments(&out, &more), || panic!("built")).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        fs::remove_file(&key).unwrap();
+        let error = command(arguments(&out, &more), || panic!("built")).unwrap_err();
+        assert!(error.to_string().contains("No such file"), "{error}");
+        assert!(!out.exists());
+    }
+
     #[test]
     fn nothing_is_built_or_written_for_a_bad_configuration() {
         let folder = tempfile::tempdir().unwrap();
@@ -313,12 +421,13 @@ mod tests {
         let config = build::root().join("tests/configs/thousand.toml");
         let edge = edge::read(&config, date.unix_s).unwrap();
         let image = edge_image(&edge, &guest(folder.path()), date).unwrap();
-        let text = report(&edge, &image, date);
+        let text = report(&edge, &image, Some(b"disk"), date);
         let mib = memory(&image).mib();
         assert!(mib <= 56, "1,000 connections leave room in 64 MiB: {text}");
         for says in [
             &format!("edge-proxy.elf   0.04 MiB   sha256 {}\n", digest(&image.bytes)),
             &format!("edge-proxy.efi   0.05 MiB   sha256 {}\n", digest(&image.efi)),
+            &format!("edge-proxy.img   0.00 MiB   sha256 {}\n", digest(b"disk")),
             &format!("memory           {mib} MiB needed: heap 47.63, stack 0.25,"),
             "connections      1000, of which 64 with a backend at once\n",
             "built            2026-11-25 00:00:00 UTC by SOURCE_DATE_EPOCH\n",

@@ -16,7 +16,7 @@ pub(crate) mod gate;
 pub(crate) mod kvmclock;
 pub(crate) mod port;
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 
 use crate::describe::Door;
 
@@ -40,6 +40,37 @@ pub(crate) fn halt() -> ! {
         // Interrupts are off, so only a reset ends this.
         x86_64::instructions::hlt();
     }
+}
+
+/// Clears words without filling the caches with them: there may be gigabytes.
+pub(crate) fn stream_zeros(words: &mut [u64]) {
+    let (lines, rest) = words.as_chunks_mut::<8>();
+    let span = lines.as_mut_ptr_range();
+    if !span.start.addr().is_multiple_of(16) {
+        lines.fill([0; 8]);
+    } else if !lines.is_empty() {
+        // SAFETY: whole lines of 64 bytes from the first to the last, all of them the caller's and
+        // aligned as `movntdq` wants them; the fence comes before anybody reads them.
+        unsafe {
+            asm!(
+                "pxor {zero}, {zero}",
+                "2:",
+                "movntdq [{at}], {zero}",
+                "movntdq [{at} + 16], {zero}",
+                "movntdq [{at} + 32], {zero}",
+                "movntdq [{at} + 48], {zero}",
+                "add {at}, 64",
+                "cmp {at}, {end}",
+                "jb 2b",
+                "sfence",
+                at = inout(reg) span.start => _,
+                end = in(reg) span.end,
+                zero = out(xmm_reg) _,
+                options(nostack),
+            );
+        }
+    }
+    rest.fill(0);
 }
 
 /// The time stamp counter.

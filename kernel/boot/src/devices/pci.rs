@@ -4,7 +4,7 @@
 
 use abi::Span;
 use arrayvec::ArrayVec;
-use firmware::Acpi;
+use firmware::{Acpi, Ecam};
 
 use crate::arch::port;
 use crate::memory::{Memory, Registers};
@@ -37,8 +37,9 @@ pub(crate) const MSI_X: u8 = 0x11;
 /// The capability that vendors (and virtio) use.
 pub(crate) const VENDOR: u8 = 0x09;
 
-/// Where we put registers that firmware gave no place: the PCI hole of every PC.
-const WINDOW: Span = Span::new(0xe000_0000, 0x1000_0000);
+/// Where we put registers that firmware gave no place, or one beyond our reach: what every PC keeps
+/// for PCI below the I/O APIC. Configuration space may lie in it.
+const WINDOW: Span = Span::new(0xe000_0000, 0x1c00_0000);
 
 /// A function's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,13 +62,16 @@ enum Access {
 #[derive(Debug)]
 pub(crate) struct Bus {
     access: Option<Access>,
+    /// Where configuration space lies in memory, whether we go that way or not.
+    ecam: Option<Span>,
     functions: ArrayVec<Function, MAX_FUNCTIONS>,
 }
 
 impl Bus {
     /// Finds every function, bridges first.
     pub(crate) fn scan(acpi: &Acpi, memory: &Memory) -> Result<Self, Refusal> {
-        let mut bus = Self { access: access(acpi, memory)?, functions: ArrayVec::new() };
+        let ecam = acpi.ecam.as_ref().map(ecam_span);
+        let mut bus = Self { access: access(acpi, memory)?, ecam, functions: ArrayVec::new() };
         bus.scan_bus(0, None)?;
         // The list grows while we walk it; buses have eight bits, so it ends.
         let mut index = 0;
@@ -215,6 +219,9 @@ impl Bus {
     }
 
     fn is_assigned(&self, place: Span) -> bool {
+        if self.ecam.is_some_and(|ecam| ecam.overlaps(&place)) {
+            return true;
+        }
         let assigned =
             |function: &Function| self.assigned(*function).any(|bar| bar.overlaps(&place));
         self.functions.iter().any(assigned)
@@ -306,9 +313,14 @@ fn access(acpi: &Acpi, memory: &Memory) -> Result<Option<Access>, Refusal> {
         return Ok(Some(Access::Ports));
     }
     let Some(ecam) = acpi.ecam else { return Ok(None) };
-    let buses = u64::from(ecam.last_bus.saturating_sub(ecam.first_bus)) + 1;
-    let registers = memory.registers(Span::new(ecam.base, buses << 20))?;
+    let registers = memory.registers(ecam_span(&ecam))?;
     Ok(Some(Access::Memory { registers, first_bus: ecam.first_bus }))
+}
+
+/// A MiB for each bus (PCI firmware specification 3.3, 4.1.2).
+fn ecam_span(ecam: &Ecam) -> Span {
+    let buses = u64::from(ecam.last_bus.saturating_sub(ecam.first_bus)) + 1;
+    Span::new(ecam.base, buses << 20)
 }
 
 fn port_address(function: Function, offset: u16) -> u32 {

@@ -15,6 +15,7 @@ use abi::{PAGE_BYTES, Span};
 use arrayvec::ArrayVec;
 use firmware::{MAX_RANGES, MemoryRange, Physical};
 
+use crate::arch::stream_zeros;
 use crate::refusal::Refusal;
 
 /// What boot's first tables map one to one.
@@ -194,7 +195,7 @@ impl Memory {
             Span::new(start, end(span).min(LOW.length).saturating_sub(start))
         });
         for span in low.chain(self.free.iter().copied()).filter(|span| span.length > 0) {
-            Frames { span }.clear();
+            stream_zeros(Frames { span }.words_mut());
         }
     }
 

@@ -161,9 +161,8 @@ impl Plan {
         self.gate.text.bytes_mut()[..text.len()].copy_from_slice(text);
         // Boot itself, the relocation table and what was taken from the firmware: the tail's list,
         // which ends with a zero count.
-        let wipe =
-            [found.image.boot(), found.image.relocations_span(), found.firmware.taken].into_iter();
-        let wipe = wipe.filter(|span| span.length > 0);
+        let wipe = [found.image.boot(), found.image.relocations_span(), found.firmware.taken];
+        let wipe = wipe.into_iter().filter(|span| span.length > 0);
         for (slot, span) in self.gate.tail.words_mut().as_chunks_mut::<2>().0.iter_mut().zip(wipe) {
             *slot = [span.start, span.length / 8];
         }

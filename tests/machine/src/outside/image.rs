@@ -62,6 +62,21 @@ impl Image {
         if is_whole { Ok(image) } else { Err(none()) }
     }
 
+    /// The same image where a machine has it: UEFI firmware loads it anywhere. It is found by the
+    /// service's text, and whether the rest is there too is for the findings to say.
+    pub fn found_in(mut self, walk: &super::Walk) -> Self {
+        let text = self.part(".service.text").map(|text| text.start);
+        let mut leaves = walk.leaves.iter().filter(|leaf| leaf.is_user && leaf.is_executable);
+        if let (Some(linked), Some(leaf)) = (text, leaves.next()) {
+            let distance = leaf.phys.wrapping_sub(linked);
+            for part in &mut self.parts {
+                part.start = part.start.wrapping_add(distance);
+            }
+            self.entry = self.entry.wrapping_add(distance);
+        }
+        self
+    }
+
     /// A section by its name.
     pub fn part(&self, name: &str) -> Option<&Part> {
         self.parts.iter().find(|part| part.name == name)
