@@ -68,14 +68,12 @@ fn the_key_is_always_the_same_and_its_quote_is_good() {
     fs::write(swtpm.path("attest"), attest).unwrap();
     fs::write(swtpm.path("signature"), &rest[..rest.len() - 5]).unwrap();
     fs::write(swtpm.path("ak.pub"), sized(&ak.public)).unwrap();
-    tool(swtpm.folder(), None, &["tpm2_print", "-t", "TPM2B_PUBLIC", "-f", "pem", "ak.pub"]);
-    let pem =
-        tool(swtpm.folder(), None, &["tpm2_print", "-t", "TPM2B_PUBLIC", "-f", "pem", "ak.pub"]);
+    let pem = tool(swtpm.folder(), &["tpm2_print", "-t", "TPM2B_PUBLIC", "-f", "pem", "ak.pub"]);
     fs::write(swtpm.path("ak.pem"), pem).unwrap();
     let nonce = "5a".repeat(32);
     let mut line = vec!["tpm2_checkquote", "-u", "ak.pem", "-m", "attest", "-s", "signature"];
     line.extend(["-g", "sha256", "-q", &nonce]);
-    tool(swtpm.folder(), None, &line);
+    tool(swtpm.folder(), &line);
 }
 
 impl Transport for &mut Running {
@@ -105,11 +103,7 @@ fn a_challenge_is_answered_by_this_tpm_only() {
     let mut tpm = started(&swtpm);
     let ak = tpm.create_ak().unwrap();
     // The tool needs the public area of the endorsement key in its TSS form.
-    let key = {
-        let mut room = [0; 4096];
-        let mut running = swtpm_read_public(&mut tpm, 0x8101_0016, &mut room);
-        running.drain(..).collect::<Vec<u8>>()
-    };
+    let key = read_public(&mut tpm, 0x8101_0016);
     fs::write(swtpm.path("ek.pub"), key).unwrap();
     fs::write(swtpm.path("secret"), b"sixteen byte key").unwrap();
     let name = Algorithm::Sha256.digest(&ak.public);
@@ -117,7 +111,7 @@ fn a_challenge_is_answered_by_this_tpm_only() {
         [&[0, 0x0b][..], name.bytes()].concat().iter().map(|it| format!("{it:02x}")).collect();
     let mut line = vec!["tpm2_makecredential", "-T", "none", "-u", "ek.pub", "-s", "secret"];
     line.extend(["-n", &name, "-o", "credential"]);
-    tool(swtpm.folder(), None, &line);
+    tool(swtpm.folder(), &line);
     let file = fs::read(swtpm.path("credential")).unwrap();
     // The tool's own head: a magic number and a version.
     let challenge = &file[8..];
@@ -131,10 +125,11 @@ fn a_challenge_is_answered_by_this_tpm_only() {
 }
 
 /// The `TPM2B_PUBLIC` of a persistent key.
-fn swtpm_read_public(tpm: &mut Tpm<Running>, handle: u32, room: &mut [u8]) -> Vec<u8> {
+fn read_public(tpm: &mut Tpm<Running>, handle: u32) -> Vec<u8> {
+    let mut room = [0; 4096];
     let mut command = vec![0x80, 1, 0, 0, 0, 14, 0, 0, 1, 0x73];
     command.extend_from_slice(&handle.to_be_bytes());
-    let answer = tpm.transport_mut().transact(&command, room).unwrap();
+    let answer = tpm.transport_mut().transact(&command, &mut room).unwrap();
     let bytes = 2 + usize::from(u16::from_be_bytes([answer[10], answer[11]]));
     answer[10..10 + bytes].to_vec()
 }

@@ -19,10 +19,9 @@ pub(crate) struct Swtpm {
 
 /// Runs a tool, with a deadline, and fails with what it says.
 #[track_caller]
-pub(crate) fn tool(folder: &Path, tcti: Option<&str>, line: &[&str]) -> String {
+pub(crate) fn tool(folder: &Path, line: &[&str]) -> String {
     let mut command = Command::new("timeout");
     command.arg("-k5").arg(SECONDS).args(line).current_dir(folder).stdin(Stdio::null());
-    command.envs(tcti.map(|tcti| ("TPM2TOOLS_TCTI", tcti)));
     let output = command.output().unwrap();
     let text = [&output.stdout[..], &output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
@@ -64,7 +63,7 @@ impl Swtpm {
         let mut line = vec!["swtpm_setup", "--tpm2", "--tpm-state", &state, "--config", &settings];
         line.extend(["--create-ek-cert", "--lock-nvram", "--overwrite", "--vmid", "test"]);
         line.extend(["--write-ek-cert-files", &root]);
-        tool(folder.path(), None, &line);
+        tool(folder.path(), &line);
         Self { folder }
     }
 
