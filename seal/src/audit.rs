@@ -68,7 +68,7 @@ impl Report {
 ///
 /// # Errors
 ///
-/// [`Unreadable`] if the bytes are no ELF file for this CPU. Everything else is a property that
+/// [`Unreadable`] if the bytes are neither an ELF file nor a UEFI application for this CPU. Everything else is a property that
 /// does not hold.
 pub fn audit(bytes: &[u8]) -> Result<Report, Unreadable> {
     let file = File::parse(bytes)?;

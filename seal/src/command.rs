@@ -21,7 +21,7 @@ usage: seal COMMAND IMAGE
   audit [--json] IMAGE   proves from the file alone that its machine will be sealed
   explain IMAGE          draws the sealed address space
 
-An image is what `cargo xtask image` writes: NAME.elf.
+An image is what `cargo xtask image` writes: NAME.elf or NAME.efi, signed or not.
 Exit status of audit: 0 every property holds, 1 one does not, 2 no answer.
 
 example: seal audit edge-proxy.elf
@@ -42,7 +42,7 @@ enum Error {
     Read(PathBuf, io::Error),
     /// It is too large.
     TooLarge(PathBuf),
-    /// It is no ELF file for this CPU.
+    /// It is no file of an image's kind for this CPU.
     Unreadable(PathBuf, Unreadable),
     /// The command line makes no sense.
     Usage(String),
@@ -71,7 +71,9 @@ impl Error {
     fn hint(&self) -> &'static str {
         match self {
             Self::Incomplete(_) => "`seal audit IMAGE` says what is wrong with it",
-            Self::Unreadable(..) => "an image is the NAME.elf that `cargo xtask image` writes",
+            Self::Unreadable(..) => {
+                "an image is the NAME.elf or NAME.efi that `cargo xtask image` writes"
+            }
             Self::Read(..) | Self::TooLarge(_) | Self::Usage(_) | Self::Write(_) => "`seal help`",
         }
     }

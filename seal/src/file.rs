@@ -1,4 +1,6 @@
-//! Reading the ELF file: program headers and sections as they are, before anything is believed.
+//! Reading the file: program headers and sections as they are, before anything is believed.
+//!
+//! `NAME.elf` is read here, `NAME.efi` in [`crate::pe`]; from there on they are one.
 
 use std::fmt;
 
@@ -7,6 +9,7 @@ use object::LittleEndian as LE;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 
+use crate::pe;
 use crate::units::{bytes_of, wide};
 
 /// The most program headers an image may have; ours has ten.
@@ -20,8 +23,12 @@ const MAX_SECTIONS: usize = 256;
 pub enum Unreadable {
     /// It is not an ELF file, or its headers contradict each other.
     Elf(object::Error),
-    /// It is an ELF file, but none for this CPU.
+    /// It is for another CPU, by the number that its format has for it.
     Machine(u16),
+    /// It begins like a PE file and is none, or its headers contradict each other.
+    Pe(object::Error),
+    /// It is a PE file, but no UEFI application.
+    Subsystem(u16),
     /// It has more headers than any image.
     TooMany {
         /// Of what.
@@ -35,8 +42,12 @@ impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Elf(error) => write!(f, "no 64-bit little-endian ELF file: {error}"),
-            Self::Machine(machine) => write!(f, "ELF file for machine {machine}, not for x86-64"),
-            Self::TooMany { what, count } => write!(f, "ELF file has {count} {what}"),
+            Self::Machine(machine) => write!(f, "file for machine {machine}, not for x86-64"),
+            Self::Pe(error) => write!(f, "no 64-bit PE file: {error}"),
+            Self::Subsystem(number) => {
+                write!(f, "PE file for subsystem {number}, not a UEFI application")
+            }
+            Self::TooMany { what, count } => write!(f, "file has {count} {what}"),
         }
     }
 }
@@ -122,7 +133,7 @@ pub(crate) struct Section {
     pub(crate) is_executable: bool,
 }
 
-/// An ELF file.
+/// An image's file.
 #[derive(Debug)]
 pub(crate) struct File<'a> {
     pub(crate) bytes: &'a [u8],
@@ -130,6 +141,8 @@ pub(crate) struct File<'a> {
     pub(crate) entry: u64,
     pub(crate) segments: Vec<Segment>,
     pub(crate) sections: Vec<Section>,
+    /// What is wrong with the wrapping itself.
+    pub(crate) complaints: Vec<String>,
 }
 
 impl<'a> File<'a> {
@@ -137,8 +150,12 @@ impl<'a> File<'a> {
     ///
     /// # Errors
     ///
-    /// [`Unreadable`] if they are not those of an ELF file for this CPU.
+    /// [`Unreadable`] if they are not those of an ELF file or of a UEFI application for this CPU.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Unreadable> {
+        if bytes.starts_with(pe::MAGIC) { pe::parse(bytes) } else { Self::parse_elf(bytes) }
+    }
+
+    fn parse_elf(bytes: &'a [u8]) -> Result<Self, Unreadable> {
         let header = elf::FileHeader64::<LE>::parse(bytes).map_err(Unreadable::Elf)?;
         let endian = header.endian().map_err(Unreadable::Elf)?;
         let machine = header.e_machine(endian);
@@ -168,6 +185,7 @@ impl<'a> File<'a> {
             entry: header.e_entry(endian),
             segments: programs.iter().map(|program| segment(program, endian)).collect(),
             sections: named.collect(),
+            complaints: Vec::new(),
         })
     }
 
@@ -244,7 +262,7 @@ impl fmt::Display for SectionFault {
     }
 }
 
-fn bounded(what: &'static str, count: usize, most: usize) -> Result<(), Unreadable> {
+pub(crate) fn bounded(what: &'static str, count: usize, most: usize) -> Result<(), Unreadable> {
     if count > most { Err(Unreadable::TooMany { what, count }) } else { Ok(()) }
 }
 

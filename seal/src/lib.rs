@@ -27,6 +27,7 @@ pub mod gate;
 pub mod json;
 pub mod layout;
 mod manifest;
+mod pe;
 mod property;
 mod relocations;
 pub mod scan;

@@ -37,6 +37,9 @@ pub(crate) fn parts(file: &File<'_>) -> Vec<Part> {
 pub(crate) fn check(file: &File<'_>) -> Property {
     let mut complaints = Complaints::default();
     complaints.unless(file.is_executable, || "no ET_EXEC file".to_owned());
+    for complaint in &file.complaints {
+        complaints.add(complaint);
+    }
     for segment in &file.segments {
         match segment.kind {
             Use::Load => check_load(file, segment, &mut complaints),

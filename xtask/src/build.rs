@@ -79,6 +79,15 @@ impl Tree {
     pub fn build_boot(&self) -> Result<Command, Error> {
         cargo_for_guest(self, "build", PACKAGES[0])
     }
+
+    /// The cargo command that builds the services, as [`guest`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the compiler's sources cannot be installed.
+    pub fn build_services(&self) -> Result<Command, Error> {
+        cargo_for_guest(self, "build", PACKAGES[1])
+    }
 }
 
 /// Builds the guest programs, or finds that they are up to date.

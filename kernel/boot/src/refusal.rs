@@ -94,7 +94,7 @@ impl fmt::Display for Refusal {
             Self::Image(malformed) => write!(f, "{malformed}"),
             Self::Memory { needed_mib, found_mib, what } => write!(
                 f,
-                "this image needs {needed_mib} MiB of memory, the machine has {found_mib} MiB ({what} does not fit)"
+                "this image needs {needed_mib} MiB of memory, the machine has {found_mib} MiB ({what} does not fit in one piece)"
             ),
             Self::Bound { what, limit } => write!(f, "more than {limit} {what}"),
             Self::NoEntropy(why) => write!(f, "no entropy: {why}"),

@@ -2,6 +2,7 @@
 
 mod broken;
 mod command;
+mod efi;
 mod synthetic;
 mod weakened;
 

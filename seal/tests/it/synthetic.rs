@@ -153,9 +153,42 @@ impl Synthetic {
         self.code.splice(at..at, code.iter().copied());
     }
 
+    /// The file for UEFI firmware, its wrapping changed by a test.
+    pub(crate) fn build_efi(mut self, change: impl FnOnce(&mut Wrapping)) -> Vec<u8> {
+        let blob = [&self.tail[..], &self.between, &self.gate()].concat();
+        let (mut loads, manifest) = self.loads(&blob);
+        loads[1].bytes = blob;
+        loads.insert(2, Load { address: ORIGIN + 2 * PAGE_BYTES, bytes: manifest, ..loads[1] });
+        for load in &mut loads[1..3] {
+            load.memory_bytes = load.bytes.len() as u64;
+        }
+        (self.change_loads)(&mut loads);
+        let names = [".text", ".gate", ".rodata", ".data", ".srodata", ".stext", ".srelro"];
+        let names = names.into_iter().chain([".sdata", ".srelr", ".config"]);
+        let mut wrapping = Wrapping::new(self.entry, names.map(str::to_owned).zip(loads));
+        change(&mut wrapping);
+        wrapping.write()
+    }
+
     /// The file.
     pub(crate) fn build(mut self) -> Vec<u8> {
         let blob = [&self.tail[..], &self.between, &self.gate()].concat();
+        let (mut loads, manifest) = self.loads(&blob);
+        let manifest_at = blob.len().next_multiple_of(8);
+        let rodata = &mut loads[1];
+        rodata.bytes.resize(manifest_at, 0);
+        rodata.bytes.extend(manifest);
+        rodata.memory_bytes = rodata.bytes.len() as u64;
+        (self.change_loads)(&mut loads);
+        let sections = [
+            (self.gate_section, ORIGIN + PAGE_BYTES, blob.len() as u64),
+            (image::SECTION, ORIGIN + PAGE_BYTES + manifest_at as u64, image::BYTES as u64),
+        ];
+        write(self.entry, &loads, &self.others, &sections)
+    }
+
+    /// What is loaded, and the manifest that goes behind the gate.
+    fn loads(&mut self, blob: &[u8]) -> (Vec<Load>, Vec<u8>) {
         let table: Vec<u8> = self.relocations.iter().flat_map(|word| word.to_le_bytes()).collect();
         let section = [&self.header.encode()[..], &self.payload].concat();
         if self.manifest.relocations.length == 0 {
@@ -164,10 +197,6 @@ impl Synthetic {
         if self.manifest.configuration.length == 0 {
             self.manifest.configuration.length = section.len() as u64;
         }
-        let manifest_at = blob.len().next_multiple_of(8);
-        let mut rodata = blob.clone();
-        rodata.resize(manifest_at, 0);
-        rodata.extend(self.manifest.encode());
         let page = PAGE_BYTES as usize;
         let mut text = vec![0; 2 * page];
         text[0x10] = 0xc3;
@@ -184,7 +213,7 @@ impl Synthetic {
         };
         let mut loads = vec![
             load(0, RX, &[0x90; 0x123]),
-            load(1, R, &rodata),
+            load(1, R, blob),
             load(3, RW, &[0; 0x10]),
             load(4, R, &vec![0x11; page]),
             load(5, RX, &text),
@@ -194,13 +223,112 @@ impl Synthetic {
             load(10, R, &pages(&section)),
         ];
         loads[2].memory_bytes = PAGE_BYTES;
-        (self.change_loads)(&mut loads);
-        let sections = [
-            (self.gate_section, ORIGIN + PAGE_BYTES, blob.len() as u64),
-            (image::SECTION, ORIGIN + PAGE_BYTES + manifest_at as u64, image::BYTES as u64),
-        ];
-        write(self.entry, &loads, &self.others, &sections)
+        (loads, self.manifest.encode().to_vec())
     }
+}
+
+/// A PE file around the same loads, written from the format's description and not from the tool that
+/// writes images.
+pub(crate) struct Wrapping {
+    pub(crate) machine: u16,
+    pub(crate) flags: u16,
+    pub(crate) entry: u32,
+    pub(crate) section_alignment: u32,
+    pub(crate) header_bytes: u32,
+    pub(crate) subsystem: u16,
+    pub(crate) directories: [(u32, u32); 16],
+    pub(crate) sections: Vec<Wrapped>,
+    /// What a signer appends.
+    pub(crate) appended: Vec<u8>,
+}
+
+/// A section of a PE file.
+pub(crate) struct Wrapped {
+    pub(crate) name: String,
+    pub(crate) address: u32,
+    pub(crate) memory_bytes: u32,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) flags: u32,
+}
+
+impl Wrapping {
+    fn new(entry: u64, loads: impl Iterator<Item = (String, Load)>) -> Self {
+        let relative = |address: u64| (address - ORIGIN + PAGE_BYTES) as u32;
+        let flags = |flags: u32| match flags {
+            RX => 0x6000_0020,
+            RW => 0xc000_0040,
+            R => 0x4000_0040,
+            _ => 0xe000_0060,
+        };
+        let mut sections: Vec<_> = loads
+            .map(|(name, load)| Wrapped {
+                name,
+                address: relative(load.address),
+                memory_bytes: load.memory_bytes as u32,
+                bytes: load.bytes,
+                flags: flags(load.flags),
+            })
+            .collect();
+        let last = sections.last().unwrap();
+        let address = (last.address + last.memory_bytes).next_multiple_of(4096);
+        let bytes = [0, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0].to_vec();
+        let name = ".reloc".to_owned();
+        sections.push(Wrapped { name, address, memory_bytes: 12, bytes, flags: 0x4200_0040 });
+        let mut directories = [(0, 0); 16];
+        directories[5] = (address, 12);
+        Self {
+            machine: 0x8664,
+            flags: 0x22,
+            entry: relative(entry),
+            section_alignment: 4096,
+            header_bytes: 4096,
+            subsystem: 10,
+            directories,
+            sections,
+            appended: Vec::new(),
+        }
+    }
+
+    pub(crate) fn section(&mut self, name: &str) -> &mut Wrapped {
+        self.sections.iter_mut().find(|section| section.name == name).unwrap()
+    }
+
+    fn write(&self) -> Vec<u8> {
+        let mut file = vec![0; 4096];
+        let mut table = Vec::new();
+        for section in &self.sections {
+            let at = file.len() as u32;
+            file.extend(&section.bytes);
+            file.resize(file.len().next_multiple_of(4096), 0);
+            let mut name = section.name.clone().into_bytes();
+            name.resize(8, 0);
+            table.extend(name);
+            let stored = file.len() as u32 - at;
+            longs(&mut table, &[section.memory_bytes, section.address, stored, at, 0, 0, 0]);
+            longs(&mut table, &[section.flags]);
+        }
+        let mut start = b"MZ".to_vec();
+        start.resize(60, 0);
+        longs(&mut start, &[64, u32::from_le_bytes(*b"PE\0\0")]);
+        halves(&mut start, &[self.machine.into(), self.sections.len()]);
+        longs(&mut start, &[0, 0, 0]);
+        halves(&mut start, &[112 + 16 * 8, self.flags.into(), 0x20b, 0]);
+        longs(&mut start, &[0, 0, 0, self.entry, 4096, 0, 0, self.section_alignment, 4096]);
+        longs(&mut start, &[0, 0, 0, 0, file.len() as u32, self.header_bytes, 0]);
+        halves(&mut start, &[self.subsystem.into(), 0]);
+        longs(&mut start, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 16]);
+        for (address, bytes) in self.directories {
+            longs(&mut start, &[address, bytes]);
+        }
+        start.extend(table);
+        file[..start.len()].copy_from_slice(&start);
+        file.extend(&self.appended);
+        file
+    }
+}
+
+fn longs(bytes: &mut Vec<u8>, values: &[u32]) {
+    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
 }
 
 fn write(

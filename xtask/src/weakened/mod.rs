@@ -123,6 +123,18 @@ pub fn show(guest: &Guest, filter: &str) -> Result<(), Error> {
     if failed == 0 { Ok(()) } else { Err(Error::Tests { failed }) }
 }
 
+/// Builds boot in another folder, nothing changed, and copies it to `boot`; and the edge proxy's
+/// service to `edge_proxy`, if that is wanted, which takes minutes.
+///
+/// # Errors
+///
+/// [`Error`] if the checkout cannot be copied or does not build.
+pub fn build_elsewhere(boot: &Path, edge_proxy: Option<&Path>) -> Result<(), Error> {
+    let workshop = Workshop::open()?;
+    workshop.boot(&[], boot)?;
+    edge_proxy.map_or(Ok(()), |to| workshop.edge_proxy(to))
+}
+
 /// Builds one boot after the other, until all are built, one fails or nobody wants more.
 fn build_all(
     weakenings: Vec<Weakening>,

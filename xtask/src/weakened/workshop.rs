@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use machine::process;
 
@@ -18,6 +19,9 @@ const UNNEEDED: [&str; 2] = ["fuzz", "out"];
 /// The most bytes of sources that are copied; a checkout has a few MiB.
 const MAX_BYTES: usize = 256 << 20;
 
+/// There is one folder, so whoever works in it waits for their turn.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// A copy of the checkout's sources.
 ///
 /// It lies in one place for good, so that cargo finds what it has built there before; only files
@@ -25,11 +29,13 @@ const MAX_BYTES: usize = 256 << 20;
 pub(super) struct Workshop {
     tree: Tree,
     sources: BTreeMap<PathBuf, Vec<u8>>,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Workshop {
     /// Copies the checkout.
     pub(super) fn open() -> Result<Self, Error> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = build::target_dir().join("weakened");
         let tree = Tree { root: folder.join("source"), target: folder.join("guest") };
         let mut sources = BTreeMap::new();
@@ -40,9 +46,17 @@ impl Workshop {
                 format!("the checkout has {bytes} bytes of sources, more than {MAX_BYTES}");
             return Err(Error::Failed(reason));
         }
-        let workshop = Self { tree, sources };
+        let workshop = Self { tree, sources, _turn: turn };
         workshop.restore()?;
         Ok(workshop)
+    }
+
+    /// Builds the service that the edge proxy is, nothing changed, and copies it to `to`.
+    pub(super) fn edge_proxy(&self, to: &Path) -> Result<(), Error> {
+        self.restore()?;
+        steps::run(self.tree.build_services()?.arg("--quiet"))?;
+        fs::copy(self.tree.guest().edge_proxy, to).map_err(while_doing(to.display()))?;
+        Ok(())
     }
 
     /// Builds boot with these patches and nothing else changed, and copies it to `to`.
@@ -151,7 +165,8 @@ mod tests {
         let root = folder.path().join("source");
         let tree = Tree { root: root.clone(), target: folder.path().join("guest") };
         let sources = BTreeMap::from([(PathBuf::from("b/c"), b"one\n".to_vec())]);
-        let workshop = Workshop { tree, sources };
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let workshop = Workshop { tree, sources, _turn: turn };
         workshop.restore().unwrap();
         let patch = folder.path().join("p.patch");
         let hunks = "--- a/b/c\n+++ b/b/c\n@@ -1 +1 @@\n-one\n+two\n\

@@ -9,9 +9,11 @@ use machine::{Backend, Firmware, Machine, Net};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
+use xtask::image::{self, BuildDate};
 use xtask::samples::{self, PORT, Proxy};
+use xtask::weakened;
 
-use crate::support::{GUEST, PATIENCE, Site, UEFI_MEMORY_MIB, programs, wait_until};
+use crate::support::{GUEST, PATIENCE, Site, UEFI_MEMORY_MIB, is_long, programs, wait_until};
 
 /// Debian's example key for Secure Boot, and its password.
 const SNAKEOIL: &str = "/usr/share/ovmf/PkKek-1-snakeoil";
@@ -192,4 +194,24 @@ fn secure_boot_starts_a_signed_image_and_no_other() {
     let machine = made.start(&unsigned, Firmware::UefiSecureBoot, &[]);
     machine.wait_for("Access Denied", PATIENCE).unwrap();
     assert!(!machine.console().text().contains("boot:"), "{}", machine.console().text());
+}
+
+/// The other checkout is a copy in another folder; its service is built there with `--long`.
+#[test]
+fn two_folders_give_the_same_bytes() {
+    let folder = TempDir::with_prefix("bulla-elsewhere-").unwrap();
+    let mut elsewhere = GUEST.clone();
+    elsewhere.boot = folder.path().join("boot");
+    if is_long() {
+        elsewhere.edge_proxy = folder.path().join("edge-proxy");
+    }
+    let service = is_long().then_some(elsewhere.edge_proxy.as_path());
+    weakened::build_elsewhere(&elsewhere.boot, service).unwrap();
+    let date = BuildDate { unix_s: 1_795_564_800, is_given: true };
+    let config = xtask::build::root().join("tests/configs/small.toml");
+    let edge = image::edge::read(&config, date.unix_s).unwrap();
+    let here = image::edge_image(&edge, &GUEST, date).unwrap();
+    let there = image::edge_image(&edge, &elsewhere, date).unwrap();
+    assert!(here.efi == there.efi, "the images for UEFI firmware differ");
+    assert!(here.bytes == there.bytes, "the images for the direct path differ");
 }
