@@ -7,8 +7,8 @@ use abi::Span;
 use abi::configuration::{Header, OnStop};
 use abi::image::{MAX_SEGMENTS, Manifest, Segment, SegmentAccess};
 use edge_config::{
-    Buffers, Certificate, Config, Deadlines, Identity, KeyOrigin, Level, Limits, Listener, Log,
-    Network, PrivateKey,
+    Attestation, Buffers, Certificate, Config, Deadlines, Identity, Level, Limits, Listener, Log,
+    Name, Network, Prefix, PrivateKey,
 };
 
 use crate::net::seeds as net;
@@ -27,27 +27,107 @@ pub fn all() -> Vec<Seed> {
     let mut seeds = vec![
         ("abi_configuration_header", "good", configuration_header()),
         ("abi_manifest", "good", manifest()),
-        ("edge_config", "good", edge_config()),
+        ("edge_config", "ephemeral", edge_config(ephemeral())),
+        ("edge_config", "good", edge_config(in_image())),
+        ("edge_config", "sealed", edge_config(sealed())),
         ("firmware_acpi", "one_of_each", acpi()),
         ("firmware_pvh", "two_ranges", pvh()),
+        ("key_file_payload", "changed", vec![2, 3, 0, 1]),
+        ("key_file_payload", "content", [&[1][..], &crate::key_file::good_content()].concat()),
+        ("key_file_payload", "through_another", vec![3]),
+        ("key_file_payload", "raw", b"\0BULLAKY\x01\0\0\0\x04\0\0\0\x1eTPM2".to_vec()),
         ("log_escape", "text", b"GET / HTTP/1.1\r\n\x00\"\\\x7f\xff".to_vec()),
         ("log_escape", "long", (0..=255).collect()),
         ("net_established", "traffic", net::traffic()),
         ("net_frames", "connections", net::connections()),
         ("net_frames", "dialled", net::dialled()),
         ("net_frames", "odd_frames", net::odd_frames()),
+        ("proxy_steps", "evidence", evidence()),
         ("proxy_steps", "request", REQUEST.to_vec()),
         ("proxy_steps", "no_backend", NO_BACKEND.to_vec()),
         ("seal_image", "nothing", b"\x7fELF".to_vec()),
+        ("tls_client_hello", "offered", vec![3, 0]),
+        ("tls_client_hello", "offered_in_pieces", vec![0x23, 30, 0, 60, 0]),
+        ("tls_client_hello", "other", vec![1, 0]),
+        ("tls_client_hello", "raw", [&[0, 0], &tls::CLIENT_HELLO[5..]].concat()),
         ("tls_incoming", "hello", vec![1, 0]),
         ("tls_incoming", "hello_in_pieces", vec![0x21, 3, 0x30, 0, 1, 0]),
         ("tls_incoming", "http", b"\x00\x00GET / HTTP/1.1\r\n\r\n".to_vec()),
         ("tls_incoming", "raw", raw_hello()),
         ("tls_records", "everything", RECORDS.to_vec()),
     ];
+    seeds.extend(attestation());
     seeds.extend(crate::seal::seeds::all());
     seeds
 }
+
+/// What real machines and TPMs said.
+fn attestation() -> Vec<Seed> {
+    let vector = |name: &str| {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors");
+        std::fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
+    let sized = |bytes: Vec<u8>| [&(bytes.len() as u16).to_be_bytes()[..], &bytes].concat();
+    let quote = |key: &str, message: &str, signature: &str| {
+        [key, message, signature].map(|name| sized(vector(name))).concat()
+    };
+    let evidence = attest_core::evidence::Evidence {
+        ak: b"ak",
+        ek: Some(b"ek"),
+        aux: b"aux",
+        log: b"log",
+        pcrs: b"pcrs",
+        seal: b"seal",
+        quote: b"quote",
+        answer: Some(b"answer"),
+        leaves: b"leaves",
+        signature: b"signature",
+    };
+    let claims = attest_core::claims::Claims {
+        app: "edge-proxy".into(),
+        key_origin: attest_core::claims::KeyOrigin::Sealed,
+        version: "0".into(),
+    };
+    let gce = "derived/gce-cos-85-nonce9009";
+    vec![
+        ("attest_event_log", "ovmf", vector("ovmf-swtpm/2M-crb-full/eventlog_after_extend.bin")),
+        ("attest_event_log", "four_banks", vector("tpm2-tools/event.bin")),
+        ("attest_event_log", "vendor_data", vector("tpm2-tools/specid-vendordata.bin")),
+        ("attest_event_log", "old_form", vector("tpm2-tools/event-uefivar.bin")),
+        ("attest_evidence", "evidence", evidence.encode()),
+        ("attest_evidence", "claims", claims.encode()),
+        ("attest_policy", "policy", POLICY.to_vec()),
+        ("attest_policy", "identity", IDENTITY.to_vec()),
+        (
+            "attest_quote",
+            "ecc",
+            quote("negative/ak_ec.tpmt", "negative/evil-pcr4.msg", "negative/evil-pcr4.sig"),
+        ),
+        (
+            "attest_quote",
+            "rsa",
+            quote(
+                &format!("{gce}/ak_pub.tpmt"),
+                &format!("{gce}/quote-sha256.msg"),
+                &format!("{gce}/quote-sha256.sig"),
+            ),
+        ),
+        ("tpm_answers", "banks", TPM_ANSWERS.to_vec()),
+        ("tpm_key_file", "good", KEY_FILE.to_vec()),
+    ]
+}
+
+/// Banks, an extend, and values of eight PCRs.
+const TPM_ANSWERS: &[u8] = b"\x0f\x00\x00\x00\x00\x00\x05\x00\x00\x00\x01\x00\x0b\x03\xff\xff\xff\
+    \x0f\x00\x00\x00\x00\x00\x05\x00\x00\x00\x01\x00\x0b\x03\xff\xff\xff\
+    \x04\x40\x00\x00\x00\x00\x0a\x00\x00\x00\x00\x09\x00\x00\x00\x01\x00\x0b";
+
+const KEY_FILE: &[u8] =
+    b"BULLAKY\x01\x00\x00\x00\x0c\x00\x00\x00\x01\x00\x01p\x00\x01d\x00\x01s\x00\x01l!";
+
+const IDENTITY: &[u8] = br#"{"schema":"bulla-identity/1","ak_name":"000b0000000000000000000000000000000000000000000000000000000000000000","ek_sha256":null,"platform_trust":"vtpm-host","source":"pinned"}"#;
+
+const POLICY: &[u8] = br#"{"schema":"bulla-refvalues/1","image":{"name":"x","sha256":"0000000000000000000000000000000000000000000000000000000000000000","authenticode_sha256":"0000000000000000000000000000000000000000000000000000000000000000","service_sha256":"0000000000000000000000000000000000000000000000000000000000000000","configuration_sha256":"0000000000000000000000000000000000000000000000000000000000000000"},"pcrs":{"0":{"skip":"x"},"1":{"skip":"x"},"2":{"expected_any":["0000000000000000000000000000000000000000000000000000000000000000"]},"3":{"skip":"x"},"4":{"from_image":true},"5":{"skip":"x"},"6":{"skip":"x"},"7":{"skip":"x"},"11":{"from_image":true},"12":{"from_image":true}},"seal":{"layout_any":["0000000000000000000000000000000000000000000000000000000000000000"],"gate_sha256":"0000000000000000000000000000000000000000000000000000000000000000"},"require":{"key_origin_any":["sealed"],"platform_trust_any":["tpm"],"safe_clock":true,"min_reset_count":null,"firmware_version_deny":[]}}"#;
 
 /// A seed for the audit of images: the image, with zeros for the bytes that decide nothing.
 pub fn image(image: &[u8]) -> Vec<u8> {
@@ -62,6 +142,19 @@ fn raw_hello() -> Vec<u8> {
 const REQUEST: &[u8] =
     b"\x00\x80\x00\x01\x09a requestx\x0a\xff\xff\x0b\x2c\x01\x05\x00\x07\xff\xff\
     \x04\x0d\x08\x0a\xff\xff\x07\xff\xff\x0f\x01\x00\x01";
+
+/// A client that asks for evidence, waits, reads it, and then has a request of five bytes.
+fn evidence() -> Vec<u8> {
+    let mut events = b"\xf8\xff\x05\x03\x01\x24\x00\x00\x00\x20".to_vec();
+    events.extend_from_slice(&[0x07, 2, 200, 0x55]);
+    events.extend_from_slice(&[9; 28]);
+    events.push(0);
+    for _ in 0..6 {
+        events.extend_from_slice(b"\x0f\x05\x00\x00\x07\xff\xff");
+    }
+    events.extend_from_slice(b"\x01\x05hello\x00\x0a\xff\xff\x0b\x2c\x01\x07\xff\xff\x04\x0d\x08\x0a\xff\xff\x07\xff\xff");
+    events
+}
 
 /// No place for the backend, then a long request, then one that stalls, then a reset.
 const NO_BACKEND: &[u8] =
@@ -107,7 +200,23 @@ fn manifest() -> Vec<u8> {
     manifest.encode().to_vec()
 }
 
-fn edge_config() -> Vec<u8> {
+fn in_image() -> Identity {
+    Identity::Image {
+        chain: vec![Certificate::new(vec![0xc1; 70]), Certificate::new(vec![0xc2; 64])],
+        key: PrivateKey::new(vec![0x90; 32]),
+    }
+}
+
+fn ephemeral() -> Identity {
+    Identity::Ephemeral { names: vec![Name::new("sealed.test".to_owned())] }
+}
+
+fn sealed() -> Identity {
+    let names = ["192.0.2.1", "a.test"].map(|text| Name::new(text.to_owned())).to_vec();
+    Identity::Sealed { issuer: Certificate::new(vec![0xca; 64]), names }
+}
+
+fn edge_config(identity: Identity) -> Vec<u8> {
     let config = Config {
         network: Network {
             address: Ipv4Addr::new(10, 77, 0, 2),
@@ -119,11 +228,7 @@ fn edge_config() -> Vec<u8> {
             Listener { port: 443, connections: 1000 },
             Listener { port: 8443, connections: 1 },
         ],
-        identity: Identity {
-            chain: vec![Certificate::new(vec![0xc1; 70]), Certificate::new(vec![0xc2; 64])],
-            key: PrivateKey::new(vec![0x90; 32]),
-            key_origin: KeyOrigin::Image,
-        },
+        identity,
         backend: SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 8080),
         limits: Limits {
             connections: 1000,
@@ -144,6 +249,10 @@ fn edge_config() -> Vec<u8> {
             backend_send: 4 << 10,
         },
         log: Log { level: Level::Info, lines_per_second: 50 },
+        attestation: Attestation {
+            allow: vec![Prefix { address: Ipv4Addr::new(10, 77, 0, 0), length: 24 }],
+            quotes_per_second: 2,
+        },
     };
     config.encode().expect("a good configuration").to_vec()
 }

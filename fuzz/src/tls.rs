@@ -12,7 +12,7 @@ use crate::input::Input;
 
 #[path = "../../kernel/libos/src/tls/client.rs"]
 #[allow(dead_code, reason = "this file belongs to the tests of TLS, which use all of it")]
-mod client;
+pub(crate) mod client;
 use client::{CERTIFICATE, Client, KEY, Wishes};
 
 /// The first flight of a client, as it was recorded.
@@ -35,6 +35,7 @@ impl WallClock for NoClock {
 
 static SETTINGS: LazyLock<ServerSettings> = LazyLock::new(|| {
     let settings = ServerSettings::new(&[CERTIFICATE], KEY, &[], Arc::new(NoClock));
+    let settings = settings.and_then(|settings| settings.with_attestation(b"bulla-attest/1"));
     settings.expect("the tests' certificate and key are good")
 });
 

@@ -8,6 +8,7 @@
 
 mod backend;
 mod ending;
+mod visit;
 
 use core::cell::RefCell;
 use core::future::poll_fn;
@@ -18,8 +19,11 @@ use libos::clock::Instant;
 use libos::stream::{Dial, DialError, Read, Stream, Timer};
 use libos::tls::{RECORD_BYTES, SEAL_OVERHEAD, Session};
 
+use crate::attest::{Request, Visitor};
+use crate::outcome::Attested;
 use crate::{Opening, Outcome, Reason, Route, Workspace};
 use backend::{Backend, sink};
+use visit::Visit;
 
 /// The least room a client's stream must be able to offer; with less nothing can be sealed.
 pub const MIN_ROOM: usize = SEAL_OVERHEAD + 1;
@@ -55,10 +59,11 @@ pub fn serve<S: Session, C: Stream, D: Dial, T: Timer>(
     client: C,
     dial: D,
     route: Route,
+    visitor: Visitor,
     timer: &T,
     workspace: &RefCell<Workspace>,
 ) -> impl Future<Output = Outcome> {
-    let mut connection = Connection::new(session, client, dial, route, timer.now());
+    let mut connection = Connection::new(session, client, dial, route, visitor, timer.now());
     poll_fn(move |context| {
         match connection.step(timer.now(), &mut workspace.borrow_mut()) {
             Progress::Done(outcome) => return Poll::Ready(outcome),
@@ -79,6 +84,9 @@ pub struct Connection<S, C, D: Dial> {
     dial: D,
     backend: Backend<D::Stream>,
     route: Route,
+    visitor: Visitor,
+    visit: Visit,
+    attested: Option<Attested>,
     /// The way from the client to the backend.
     up: Up,
     /// The way from the backend to the client.
@@ -117,13 +125,23 @@ struct Down {
 
 impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
     /// A connection that has just been accepted.
-    pub fn new(session: S, client: C, dial: D, route: Route, now: Instant) -> Self {
+    pub fn new(
+        session: S,
+        client: C,
+        dial: D,
+        route: Route,
+        visitor: Visitor,
+        now: Instant,
+    ) -> Self {
         Self {
             session,
             client,
             dial,
             backend: Backend::Unneeded,
             route,
+            visitor,
+            visit: Visit::Over,
+            attested: None,
             up: Up::default(),
             down: Down::default(),
             ending: None,
@@ -164,6 +182,9 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
         if let Some(stream) = self.backend.stream() {
             stream.wake_on_change(waker);
         }
+        if let Visit::Waiting(ticket) = &self.visit {
+            ticket.wake_on_change(waker);
+        }
     }
 
     /// Moves bytes both ways; says whether there are more, or why the end has come.
@@ -176,6 +197,8 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
             self.await_backend(now)?;
             more_up |= matches!(self.backend, Backend::Open(_));
         }
+        self.attend(now)?;
+        more_up |= self.send_answer(now, workspace)?;
         let more_down = self.move_down(now, workspace)?;
         self.pass_on_closes()?;
         Ok(more_up || more_down)
@@ -189,6 +212,15 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
         if now >= self.started + limits.lifetime {
             return Err(Reason::LifetimeDeadline);
         }
+        match self.visit {
+            Visit::Asking { .. } if now >= self.started + limits.handshake => {
+                return Err(Reason::RequestDeadline);
+            }
+            Visit::Answering { since, .. } if now >= since + limits.handshake => {
+                return Err(Reason::AnswerDeadline);
+            }
+            _ => {}
+        }
         match self.backend {
             Backend::Connecting { since, .. } if now >= since + limits.connect => {
                 Err(Reason::BackendDeadline)
@@ -196,7 +228,9 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
             Backend::NoPlace { since, error } if now >= since + limits.connect => {
                 Err(Reason::NotDialled(error))
             }
-            _ if now >= self.active + limits.idle => Err(Reason::IdleDeadline),
+            _ if now >= self.active + limits.idle && !self.visit.is_ours() => {
+                Err(Reason::IdleDeadline)
+            }
             _ => Ok(()),
         }
     }
@@ -207,10 +241,19 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
             return until;
         }
         let limits = &self.route.limits;
-        let mut deadline = (self.started + limits.lifetime).min(self.active + limits.idle);
+        let mut deadline = self.started + limits.lifetime;
+        if !self.visit.is_ours() {
+            deadline = deadline.min(self.active + limits.idle);
+        }
         if self.handshake.is_none() {
             deadline = deadline.min(self.started + limits.handshake);
         }
+        deadline = match &self.visit {
+            Visit::Asking { .. } => deadline.min(self.started + limits.handshake),
+            Visit::Waiting(ticket) => deadline.min(ticket.next_poll(now)),
+            Visit::Answering { since, .. } => deadline.min(*since + limits.handshake),
+            Visit::Broken(_) | Visit::Over => deadline,
+        };
         match self.backend {
             Backend::Connecting { since, .. } => deadline.min(since + limits.connect),
             Backend::NoPlace { since, .. } => deadline.min(since + limits.connect).min(now + RETRY),
@@ -253,7 +296,7 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
         let mut budget = STEP_BYTES;
         loop {
             self.flush();
-            self.session.deliver(&mut sink(&mut self.backend, &mut self.up.bytes));
+            self.session.deliver(&mut sink(&mut self.visit, &mut self.backend, &mut self.up.bytes));
             let has_ended = self.session.has_peer_closed();
             let is_blocked = self.session.has_plaintext() || !self.backend.has_room();
             if self.up.has_fin || (is_blocked && !has_ended) {
@@ -293,10 +336,15 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
         if self.session.has_peer_closed() {
             return Ok(());
         }
-        let sink = &mut sink(&mut self.backend, &mut self.up.bytes);
-        self.session.received(count, sink).map_err(Reason::Tls)?;
+        let mut sink = sink(&mut self.visit, &mut self.backend, &mut self.up.bytes);
+        let result = self.session.received(count, &mut sink);
+        drop(sink);
+        result.map_err(Reason::Tls)?;
         if self.handshake.is_none() && self.session.is_open() {
             self.handshake = Some(now.since(self.started));
+            if let Some(exporter) = self.session.exporter() {
+                self.visit = Visit::Asking { request: Request::default(), exporter };
+            }
         }
         Ok(())
     }
@@ -372,7 +420,10 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
                     return Err(Reason::Completed);
                 }
             }
-            Backend::Unneeded if has_client_ended => return Err(Reason::NoRequest),
+            // Who has asked may still be told.
+            Backend::Unneeded if has_client_ended && !self.visit.awaits_answer() => {
+                return Err(Reason::NoRequest);
+            }
             Backend::Unneeded | Backend::NoPlace { .. } | Backend::Connecting { .. } => {}
         }
         if self.client.is_over() && !self.down.is_finished {

@@ -3,7 +3,7 @@
 use alloc::rc::Rc;
 use core::cell::Cell;
 
-use libos::tls::{Parameters, Session, TlsError};
+use libos::tls::{EXPORTER_BYTES, Parameters, Session, TlsError};
 
 /// Places for connections whose handshake is not complete.
 #[derive(Clone, Debug)]
@@ -101,6 +101,10 @@ impl<S: Session> Session for Counted<S> {
 
     fn parameters(&self) -> Option<Parameters> {
         self.session.parameters()
+    }
+
+    fn exporter(&self) -> Option<[u8; EXPORTER_BYTES]> {
+        self.session.exporter()
     }
 
     fn rest(&mut self) {

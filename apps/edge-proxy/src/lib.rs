@@ -10,13 +10,15 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod attest;
 mod connection;
 pub mod counted;
+pub mod identity;
 mod outcome;
 mod route;
 #[cfg(target_os = "none")]
 pub mod server;
 
 pub use self::connection::{Connection, MIN_ROOM, Progress, serve};
-pub use self::outcome::{Opening, Outcome, Reason};
+pub use self::outcome::{Attested, Opening, Outcome, Reason};
 pub use self::route::{Limits, Route, Workspace};

@@ -7,9 +7,13 @@ use libos::log::Escaped;
 use libos::stream::DialError;
 use libos::tls::{Parameters, TlsError};
 
+use crate::attest::{NoEvidence, Violation};
+
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
+    /// The client did not take the evidence in time.
+    AnswerDeadline,
     /// The backend did not accept the connection in time.
     BackendDeadline,
     /// The backend refused the connection.
@@ -28,12 +32,27 @@ pub enum Reason {
     LeftInHandshake,
     /// The connection was open for as long as any may be.
     LifetimeDeadline,
+    /// The client asked for evidence and there is none for it.
+    NoEvidence(NoEvidence),
     /// The client closed the connection without having sent anything.
     NoRequest,
     /// A limit of ours kept the backend from being dialled.
     NotDialled(DialError),
+    /// The client said that it asks for evidence, and did not in time.
+    RequestDeadline,
     /// TLS failed.
     Tls(TlsError),
+    /// The client asked for evidence in a way that is none.
+    Violation(Violation),
+}
+
+/// How a client came to its evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attested {
+    /// How many connections the quote was for.
+    pub together: usize,
+    /// From the request to the beginning of the answer.
+    pub waited: Duration,
 }
 
 /// The first bytes that a client sent, for the line about one that does not speak TLS.
@@ -81,6 +100,8 @@ pub struct Outcome {
     pub connect: Option<Duration>,
     /// What was agreed in the handshake.
     pub parameters: Option<Parameters>,
+    /// Set if the client was given evidence.
+    pub attested: Option<Attested>,
     /// The client's first bytes.
     pub opening: Opening,
     /// Whether the client's data ended with FIN alone: it may have been cut off on the way.
@@ -90,6 +111,7 @@ pub struct Outcome {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::AnswerDeadline => "client took its evidence too slowly",
             Self::BackendDeadline => "backend did not answer in time",
             Self::BackendRefused => "backend refused",
             Self::BackendReset => "backend reset",
@@ -99,11 +121,14 @@ impl fmt::Display for Reason {
             Self::IdleDeadline => "idle for too long",
             Self::LeftInHandshake => "client left in the handshake",
             Self::LifetimeDeadline => "open for too long",
+            Self::NoEvidence(why) => return write!(f, "no evidence: {why}"),
             Self::NoRequest => "client left without a request",
             Self::NotDialled(DialError::NoPlace) => "no place for a backend connection",
             Self::NotDialled(DialError::NoPort) => "no port for a backend connection",
             Self::NotDialled(DialError::NoRoute) => "no route to the backend",
+            Self::RequestDeadline => "client did not ask for evidence in time",
             Self::Tls(error) => return error.fmt(f),
+            Self::Violation(how) => return write!(f, "attestation request: {how}"),
         })
     }
 }
@@ -118,6 +143,9 @@ impl fmt::Display for Outcome {
         }
         if let Some(span) = self.connect {
             write!(f, ", connect {}", Millis(span))?;
+        }
+        if let Some(Attested { together, waited }) = self.attested {
+            write!(f, "; attested in {}, {together} at once", Millis(waited))?;
         }
         if let Some(Parameters { suite, group }) = self.parameters {
             write!(f, "; {suite} {group}")?;

@@ -1,5 +1,6 @@
 //! The server: reads its configuration, listens, and gives each connection a task.
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -16,7 +17,9 @@ use libos::net::{self, Accepted, Listener, Tuning};
 use libos::runtime::{Runtime, has_memory};
 use libos::tls::{ServerSettings, WallClock};
 
+use crate::attest::{Desk, TpmWitness, Visitor};
 use crate::counted::{Counted, Places};
+use crate::identity::{self, IdentityError, SealedKey};
 use crate::{Limits, Outcome, Reason, Route, Workspace, serve};
 
 /// How long a peer may take to acknowledge the end of a connection.
@@ -41,10 +44,10 @@ pub fn run(machine: Machine) -> ! {
 enum StartError {
     Configuration(edge_config::DecodeError),
     Heap { needed: u64, actual: u64 },
+    Identity(IdentityError),
     Listen(net::ListenError),
     Mac { wanted: [u8; 6], actual: [u8; 6] },
     Runtime(libos::runtime::RuntimeError),
-    Tls(libos::tls::SettingsError),
 }
 
 impl core::fmt::Display for StartError {
@@ -54,6 +57,7 @@ impl core::fmt::Display for StartError {
             Self::Heap { needed, actual } => {
                 write!(f, "the budget needs a heap of {needed} bytes, the image gives {actual}")
             }
+            Self::Identity(error) => error.fmt(f),
             Self::Listen(error) => error.fmt(f),
             Self::Mac { wanted, actual } => {
                 write!(
@@ -62,7 +66,6 @@ impl core::fmt::Display for StartError {
                 )
             }
             Self::Runtime(error) => error.fmt(f),
-            Self::Tls(error) => write!(f, "certificate: {error}"),
         }
     }
 }
@@ -70,6 +73,7 @@ impl core::fmt::Display for StartError {
 struct Server {
     runtime: Runtime,
     settings: ServerSettings,
+    desk: Desk,
     route: Route,
     handshakes: Places,
     /// Places a port, for as long as a connection lives.
@@ -78,7 +82,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(machine: Machine) -> Result<Self, StartError> {
+    fn start(mut machine: Machine) -> Result<Self, StartError> {
         let config = Config::decode(machine.configuration()).map_err(StartError::Configuration)?;
         log::configure(level(config.log.level), config.log.lines_per_second);
         let budget = Budget::of(&config);
@@ -90,7 +94,8 @@ impl Server {
         if let Some(wanted) = config.network.mac.filter(|wanted| *wanted != actual) {
             return Err(StartError::Mac { wanted, actual });
         }
-        let settings = settings(&config, machine.clock)?;
+        let settings = settings(&config, &mut machine)?;
+        let desk = desk(&config, &settings, &mut machine);
         let tasks = config.limits.connections as usize;
         let reserve = (budget.connection + budget.backend_connection) as usize;
         let mut runtime =
@@ -102,10 +107,11 @@ impl Server {
             };
             runtime.listen(listener.port, listen).map_err(StartError::Listen)?;
         }
-        ready(&config);
+        ready(&config, &settings);
         Ok(Self {
             runtime,
             settings,
+            desk,
             route: Route { backend: config.backend, limits: limits(&config.deadlines) },
             handshakes: Places::new(config.limits.handshakes),
             ports: config
@@ -118,7 +124,7 @@ impl Server {
     }
 
     fn run(self) -> ! {
-        let Self { runtime, settings, route, handshakes, ports, workspace } = self;
+        let Self { runtime, settings, desk, route, handshakes, ports, workspace } = self;
         let executor = runtime.executor().clone();
         let dialer = runtime.dialer();
         runtime.run(move |accepted, now| {
@@ -142,10 +148,12 @@ impl Server {
                 }
             };
             let (clock, dial) = (executor.clock(), dialer.clone());
+            let visitor = Visitor { desk: desk.clone(), peer: *peer.ip() };
             let workspace = Rc::clone(&workspace);
             let task = async move {
                 let _place = place_of_port;
-                let outcome = serve(session, stream, dial, route, &clock, &workspace).await;
+                let serve = serve(session, stream, dial, route, visitor, &clock, &workspace);
+                let outcome = serve.await;
                 tell(libos::stream::Timer::now(&clock), peer, &outcome);
             };
             if executor.spawn(task).is_err() {
@@ -155,9 +163,15 @@ impl Server {
     }
 }
 
-/// One line for a connection that is over. Those that went as they should are for the curious.
+/// One line for a connection that is over. Those that went as they should are for the curious,
+/// unless there was evidence.
 fn tell(now: Instant, peer: core::net::SocketAddrV4, outcome: &Outcome) {
     let level = match outcome.reason {
+        Reason::Completed | Reason::NoRequest | Reason::ClientReset
+            if outcome.attested.is_some() =>
+        {
+            LogLevel::Info
+        }
         Reason::Completed | Reason::NoRequest | Reason::ClientReset => LogLevel::Debug,
         Reason::Tls(_) | Reason::LeftInHandshake | Reason::HandshakeDeadline => LogLevel::Info,
         Reason::IdleDeadline | Reason::LifetimeDeadline => LogLevel::Info,
@@ -167,7 +181,13 @@ fn tell(now: Instant, peer: core::net::SocketAddrV4, outcome: &Outcome) {
 }
 
 /// Says that the proxy serves, and how much.
-fn ready(config: &Config) {
+fn ready(config: &Config, settings: &ServerSettings) {
+    // For whoever wants to pin it; an ephemeral one is known from nowhere else before evidence is.
+    log::plain(format_args!(
+        "tls key: {} sha256={}",
+        config.identity.key_origin().word(),
+        Hex(&attest_core::sha256(settings.public_key()))
+    ));
     let limits = &config.limits;
     let port = config.listeners.first().map_or(0, |listener| listener.port);
     log::plain(format_args!(
@@ -185,10 +205,22 @@ fn level(level: Level) -> LogLevel {
     }
 }
 
-fn settings(config: &Config, clock: TscClock) -> Result<ServerSettings, StartError> {
-    let chain: Vec<&[u8]> = config.identity.chain.iter().map(|entry| entry.der()).collect();
-    let key = config.identity.key.pkcs8();
-    ServerSettings::new(&chain, key, &[], Arc::new(Wall(clock))).map_err(StartError::Tls)
+/// The settings for the configured identity. What boot unsealed is erased, whether it is used or
+/// not.
+fn settings(config: &Config, machine: &mut Machine) -> Result<ServerSettings, StartError> {
+    let secret = machine.take_sealed_secret();
+    let sealed = machine
+        .record()
+        .map(|record| SealedKey { file: record.key_file, secret: secret.as_deref() });
+    identity::settings(&config.identity, sealed, Arc::new(Wall(machine.clock)))
+        .map_err(StartError::Identity)
+}
+
+fn desk(config: &Config, settings: &ServerSettings, machine: &mut Machine) -> Desk {
+    let tpm = machine.take_quoter().zip(machine.record());
+    let claims = identity::claims(&config.identity);
+    let witness = TpmWitness::new(tpm, settings.public_key(), claims);
+    Desk::new(Box::new(witness), config.attestation.clone())
 }
 
 fn network(config: &Config) -> net::Config {
@@ -235,6 +267,15 @@ fn limits(deadlines: &Deadlines) -> Limits {
 
 fn millis(millis: u32) -> Duration {
     Duration::from_millis(millis.into())
+}
+
+/// Bytes as digits.
+struct Hex<'a>(&'a [u8]);
+
+impl core::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 /// The machine's clock as TLS wants it.

@@ -3,12 +3,16 @@
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 
+use edge_config::{Attestation, Prefix};
+use edge_proxy::attest::{Desk, Leaf, MAX_EVIDENCE_BYTES, PROTOCOL, Progress, Visitor, Witness};
+use libos::attest::Begin;
 use libos::stream::Stream;
 use libos::tls::INCOMING_BYTES;
 
 #[allow(dead_code, reason = "this file belongs to all tests of the proxy")]
 mod world;
-use world::{Answer, World};
+use world::client::Wishes;
+use world::{Answer, Place, World};
 
 #[global_allocator]
 static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -18,6 +22,41 @@ const IDLE_BYTES: usize = 8 << 10;
 
 /// What a request and its answer may allocate: a handful of short-lived buffers in the library.
 const ALLOCATIONS_PER_REQUEST: usize = 12;
+
+/// A TPM that is never slow, and evidence as long as any.
+struct Ready;
+
+impl Witness for Ready {
+    fn leaf(&self, nonce: &[u8; 32], _: &[u8; 32]) -> Leaf {
+        *nonce
+    }
+
+    fn begin(&mut self, _: &[Leaf]) -> Begin {
+        Begin::Started
+    }
+
+    fn poll(&mut self) -> Progress {
+        Progress::Ready(vec![7; MAX_EVIDENCE_BYTES])
+    }
+}
+
+/// A client that has asked for evidence and takes none of what it is sent.
+fn asking(desk: &Desk) -> World {
+    let wishes = Wishes { protocols: vec![PROTOCOL.to_vec()], ..Wishes::default() };
+    let visitor = Visitor { desk: desk.clone(), peer: [10, 77, 0, 9].into() };
+    let place = Place { to_client: 4096, visitor, wishes, ..Place::default() };
+    let mut world = World::of(place);
+    world.settle();
+    world.client_chunk = 0;
+    world.tls.send(&[&[0, 0, 0, 32][..], &[9; 32]].concat());
+    world.settle();
+    // Until TCP has the first of the answer.
+    while world.client.link.borrow().pipes[1].bytes.is_empty() {
+        world.pass_time();
+        world.settle();
+    }
+    world
+}
 
 fn in_use() -> usize {
     let stats = GLOBAL.stats();
@@ -95,6 +134,22 @@ fn connections_hold_little_and_leave_nothing() {
         assert!(allocations <= ALLOCATIONS_PER_REQUEST, "{allocations}");
     }
     drop((world, backend));
+
+    let everybody = Prefix { address: [0, 0, 0, 0].into(), length: 0 };
+    let config = Attestation { allow: vec![everybody], quotes_per_second: 50 };
+    let desk = Desk::new(Box::new(Ready), config);
+    let mut answering = asking(&desk);
+    let before = in_use();
+    answering.client_chunk = usize::MAX;
+    answering.settle();
+    assert_eq!(answering.tls.plaintext.len(), 4 + MAX_EVIDENCE_BYTES);
+    answering.tls.plaintext = Vec::new();
+    let freed = before - in_use();
+    // TCP's buffers have grown meanwhile.
+    assert!(freed > MAX_EVIDENCE_BYTES - (16 << 10), "{freed} bytes given back");
+    let attested = held(answering);
+    println!("held at rest after evidence: {attested} bytes");
+    assert!(attested < IDLE_BYTES, "{attested}");
 
     complete_one(0);
     let before = in_use();

@@ -3,6 +3,7 @@
 //! No byte is lost, changed or made up on its way, the session is used by its rules, and whatever
 //! the two sides do, the connection is over when its deadlines say so.
 
+mod desk;
 mod link;
 mod session;
 
@@ -18,6 +19,7 @@ use libos::clock::Instant;
 use libos::stream::{Dial, DialError};
 
 use crate::input::Input;
+use desk::REQUEST_BYTES;
 use link::{End, Flag, Link, Shared};
 use session::{Plain, kind, record, take_record};
 
@@ -101,7 +103,11 @@ struct World {
     heard: Vec<u8>,
     /// What the client received and is no whole record yet.
     received: Vec<u8>,
-    /// Plaintext that the client received.
+    /// Whether the client's first word was that it asks for evidence.
+    asks: Option<bool>,
+    /// What the client received of an answer about evidence.
+    told: Vec<u8>,
+    /// Plaintext of the backend's that the client received.
     answered: usize,
 }
 
@@ -112,6 +118,7 @@ fn pattern(place: usize) -> u8 {
 
 impl World {
     fn new(capacity: usize) -> Self {
+        let visitor = desk::visitor(capacity % 8 != 7);
         let client = Shared::default();
         let backend = Shared::default();
         client.borrow_mut().is_established = true;
@@ -126,7 +133,7 @@ impl World {
         let now = Instant::default();
         let route = Route { backend: BACKEND, limits: LIMITS };
         let end = End(Rc::clone(&client));
-        let connection = Connection::new(Plain::default(), end, dial, route, now);
+        let connection = Connection::new(Plain::default(), end, dial, route, visitor, now);
         Self {
             connection,
             client,
@@ -140,6 +147,8 @@ impl World {
             asked: Vec::new(),
             heard: Vec::new(),
             received: Vec::new(),
+            asks: None,
+            told: Vec::new(),
             answered: 0,
         }
     }
@@ -155,7 +164,11 @@ impl World {
                 self.send(kind::DATA, &payload);
             }
             4 => self.send(kind::CLOSE, &[]),
-            5 => self.send(input.choice(&[kind::QUESTION, kind::QUESTION, kind::ANSWER]), b"?"),
+            // A hello that says something asks for evidence.
+            5 => {
+                const KINDS: [u8; 4] = [kind::QUESTION, kind::QUESTION, kind::ANSWER, kind::HELLO];
+                self.send(input.choice(&KINDS), b"?");
+            }
             6 => {
                 // The rest of it never comes.
                 let whole = record(kind::DATA, b"cut off");
@@ -198,6 +211,9 @@ impl World {
         if kind == kind::DATA && !client.to_proxy.has_fin && !client.is_reset {
             self.asked.extend_from_slice(payload);
         }
+        if kind == kind::HELLO && !client.to_proxy.has_fin && !client.is_reset {
+            self.asks.get_or_insert(!payload.is_empty());
+        }
         client.put(&record(kind, payload));
     }
 
@@ -206,6 +222,7 @@ impl World {
         self.received.extend(self.client.borrow_mut().take(count));
         while let Some((kind, payload)) = take_record(&mut self.received) {
             if kind == kind::DATA {
+                let payload = self.listen(&payload);
                 let expected = (self.answered..).take(payload.len()).map(pattern);
                 assert!(payload.iter().copied().eq(expected), "what the backend sent");
                 self.answered += payload.len();
@@ -213,10 +230,38 @@ impl World {
         }
     }
 
+    /// Takes what belongs to the answer about evidence off the front of what was received.
+    fn listen<'a>(&mut self, payload: &'a [u8]) -> &'a [u8] {
+        if self.asks != Some(true) {
+            return payload;
+        }
+        let before = self.told.len();
+        self.told.extend_from_slice(payload);
+        let Some(length) = self.told.first_chunk() else { return &[] };
+        let evidence = match u32::from_be_bytes(*length) {
+            0 => Vec::new(),
+            _ => self.evidence().expect("an answer to what is no request"),
+        };
+        let answer = [&(evidence.len() as u32).to_be_bytes()[..], &evidence].concat();
+        self.told.truncate(answer.len());
+        assert!(answer.starts_with(&self.told), "evidence as it was made");
+        &payload[self.told.len() - before..]
+    }
+
+    /// The evidence for what was asked.
+    fn evidence(&self) -> Option<Vec<u8>> {
+        let request: &[u8; REQUEST_BYTES] = self.asked.first_chunk()?;
+        let (length, nonce) = request.split_first_chunk()?;
+        let is_request = u32::from_be_bytes(*length) == 32;
+        nonce.first_chunk().filter(|_| is_request).map(desk::evidence)
+    }
+
     /// The backend reads.
     fn hear(&mut self, count: usize) {
         self.heard.extend(self.backend.borrow_mut().take(count));
-        assert!(self.asked.starts_with(&self.heard), "what the client sent");
+        let is_request = self.asks == Some(true);
+        let asked = self.asked.get(if is_request { REQUEST_BYTES } else { 0 }..);
+        assert!(asked.unwrap_or_default().starts_with(&self.heard), "what the client sent");
     }
 
     /// The backend writes.
@@ -271,6 +316,12 @@ impl World {
         self.receive(usize::MAX);
         assert_eq!(outcome.to_backend as usize, self.heard.len());
         assert_eq!(outcome.to_client as usize, self.answered);
+        if outcome.attested.is_some() {
+            assert!(self.evidence().is_some(), "evidence without a request");
+        }
+        if self.asks == Some(true) && outcome.attested.is_none() {
+            assert!(self.heard.is_empty(), "the backend before the answer");
+        }
         if outcome.reason == Reason::Completed {
             let backend = self.backend.borrow();
             assert_eq!(self.answered, backend.to_proxy.written, "all that the backend sent");

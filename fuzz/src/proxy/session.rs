@@ -1,11 +1,13 @@
 //! A session that is no TLS: the same interface, records that anybody can read, and every rule of
 //! the interface checked. A real one would cost a handshake an input.
 
-use libos::tls::{Misbehaved, Parameters, RECORD_BYTES, SEAL_OVERHEAD, Session, TlsError};
+use libos::tls::{
+    EXPORTER_BYTES, Misbehaved, Parameters, RECORD_BYTES, SEAL_OVERHEAD, Session, TlsError,
+};
 
 /// A record's first byte, as the client sends it.
 pub(crate) mod kind {
-    /// Completes the handshake; once.
+    /// Completes the handshake; once. With a payload it asks for a name.
     pub(crate) const HELLO: u8 = 0;
     /// Carries plaintext, also in the other direction.
     pub(crate) const DATA: u8 = 1;
@@ -18,6 +20,9 @@ pub(crate) mod kind {
 }
 
 const HEADER_BYTES: usize = 3;
+
+/// The name of every connection whose client asks for one.
+pub(crate) const EXPORTER: [u8; EXPORTER_BYTES] = [0xe7; EXPORTER_BYTES];
 
 /// The failure that every unknown record leads to.
 pub(crate) const FAILURE: TlsError = TlsError::Misbehaved(Misbehaved::Malformed);
@@ -49,6 +54,7 @@ pub(crate) struct Plain {
     plaintext: Vec<u8>,
     outgoing: Vec<u8>,
     is_open: bool,
+    is_named: bool,
     has_closed: bool,
     has_peer_closed: bool,
     failure: Option<TlsError>,
@@ -95,8 +101,9 @@ impl Session for Plain {
         let mut bytes = std::mem::take(&mut self.buffer);
         self.filled = 0;
         match take_record(&mut bytes) {
-            Some((kind::HELLO, _)) if !self.is_open => {
+            Some((kind::HELLO, payload)) if !self.is_open => {
                 self.is_open = true;
+                self.is_named = !payload.is_empty();
                 self.outgoing.extend_from_slice(&record(kind::ANSWER, &[0x48; 900]));
             }
             Some((kind::DATA, payload)) if self.is_open && payload.len() <= RECORD_BYTES => {
@@ -162,6 +169,10 @@ impl Session for Plain {
 
     fn parameters(&self) -> Option<Parameters> {
         self.is_open.then_some(Parameters { suite: "none", group: "none" })
+    }
+
+    fn exporter(&self) -> Option<[u8; EXPORTER_BYTES]> {
+        (self.is_open && self.is_named).then_some(EXPORTER)
     }
 
     fn rest(&mut self) {

@@ -57,9 +57,8 @@ impl Image {
         let start = self.own.boot().length;
         let end = self.manifest.configuration.start;
         let shown = Span::new(start, end.saturating_sub(start));
-        let elsewhere = |value| {
-            Refusal::Image(abi::image::Malformed::Field { name: "configuration", value })
-        };
+        let elsewhere =
+            |value| Refusal::Image(abi::image::Malformed::Field { name: "configuration", value });
         // Whatever else is used of the image has to be in what is shown.
         let parts = self.segments().map(file_span).chain([self.manifest.relocations]);
         let outside = parts.filter(|part| part.length > 0).find(|part| !shown.covers(part));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use edge_config::KeyOrigin;
 use edge_config::bounds::{Bounds, Invalid};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -67,6 +68,8 @@ pub enum Problem {
         /// The largest that is allowed.
         most: String,
     },
+    /// It has no meaning for a key that comes from there.
+    Origin(KeyOrigin),
     /// The file is not TOML.
     Syntax(String),
     /// It is of another type.
@@ -124,6 +127,9 @@ impl fmt::Display for Problem {
             Self::Range { found, least, most } => {
                 write!(f, "{found} is not between {least} and {most}")
             }
+            Self::Origin(origin) => {
+                write!(f, "it has no meaning with key_origin = {:?}", origin.word())
+            }
             Self::Syntax(message) => write!(f, "this is not TOML: {message}"),
             Self::Type { found, expected, .. } => write!(f, "{expected} belongs here, not {found}"),
             Self::Unknown { .. } => write!(f, "nobody knows this key"),
@@ -144,6 +150,7 @@ impl Problem {
             Self::Missing { example } => write!(f, "add a line like `{example}`"),
             Self::NotA { example, .. } => write!(f, "write it like {example:?}"),
             Self::Range { least, most, .. } => write!(f, "write a value from {least} to {most}"),
+            Self::Origin(_) => write!(f, "remove it, or write another tls.key_origin"),
             Self::Syntax(_) => write!(f, "correct the line; strings stand in \"quotes\""),
             Self::Type { example, .. } => write!(f, "write it like `{example}`"),
             Self::Unknown { known } => write!(f, "remove it; known here: {}", known.join(", ")),
@@ -159,6 +166,8 @@ const fn remedy_for(invalid: &Invalid) -> &'static str {
         Invalid::Address { .. } => "write the address of one machine, and not its network's",
         Invalid::Exceeds { .. } => "make it smaller, or the whole larger",
         Invalid::Gateway(_) => "name a router in the same network",
+        Invalid::Name { .. } => "write a host name without a wildcard, or an IPv4 address",
+        Invalid::Prefix(_) => "write a network like \"10.0.0.0/8\"",
         Invalid::Mac(_) => "write the address of one card, its first byte even",
         Invalid::Range { .. } => "write a value between the two",
         Invalid::Twice(_) => "give each listener a port of its own",
@@ -329,6 +338,20 @@ impl<'s, 't> Field<'s, 't> {
             }
         };
         values.iter().map(table).collect()
+    }
+
+    /// The items of a list, each with its own line.
+    pub(crate) fn items(&self, example: &'static str) -> Result<Vec<Self>, ConfigError> {
+        let DeValue::Array(values) = self.value else {
+            return Err(self.type_error("a list", example));
+        };
+        let item = |value: &'t Spanned<DeValue<'t>>| Self {
+            source: self.source,
+            key: self.key.clone(),
+            line: self.source.line_at(value.span().start),
+            value: value.get_ref(),
+        };
+        Ok(values.iter().map(item).collect())
     }
 
     pub(crate) fn text(&self, example: &'static str) -> Result<&'t str, ConfigError> {

@@ -8,7 +8,8 @@ use abi::configuration::{MAX_HEAP_BYTES, OnStop};
 use edge_config::bounds::{self, Bounds, Invalid};
 use edge_config::budget::Budget;
 use edge_config::{
-    Buffers, Config, Deadlines, Identity, KeyOrigin, Level, Limits, Listener, Log, Network,
+    Attestation, Buffers, Config, Deadlines, Identity, KeyOrigin, Level, Limits, Listener, Log,
+    Name, Network, Prefix,
 };
 use zeroize::Zeroizing;
 
@@ -19,6 +20,9 @@ const KIB: u32 = 1 << 10;
 
 /// Handshakes of both kinds at once, where the file does not say.
 const DEFAULT_HANDSHAKES: u32 = 256;
+
+/// Quotes in a second, likewise.
+const DEFAULT_QUOTES: u32 = 2;
 
 /// A configuration file, read and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,10 +73,24 @@ pub fn parse(path: &Path, text: &str, build_unix_s: u64) -> Result<Edge, ConfigE
     let log = read_log(&mut top)?;
     let on_stop = read_machine(&mut top)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let (identity, warnings) = read_tls(&mut top, folder, build_unix_s)?;
+    let (identity, mut warnings) = read_tls(&mut top, folder, build_unix_s)?;
+    let attestation = read_attestation(&mut top)?;
     top.finish()?;
+    if identity.key_origin() == KeyOrigin::Ephemeral && attestation.allow.is_empty() {
+        warnings.push(Warning::NobodyCanTell);
+    }
 
-    let config = Config { network, listeners, identity, backend, limits, deadlines, buffers, log };
+    let config = Config {
+        network,
+        listeners,
+        identity,
+        backend,
+        limits,
+        deadlines,
+        buffers,
+        log,
+        attestation,
+    };
     config
         .check()
         .map_err(|invalid| source.error_at(key_of(&invalid), Problem::Invalid(invalid)))?;
@@ -89,6 +107,8 @@ const fn key_of(invalid: &Invalid) -> &'static str {
         Invalid::Address { key, .. } | Invalid::Exceeds { key, .. } => key,
         Invalid::Gateway(_) => "network.gateway",
         Invalid::Mac(_) => "network.mac",
+        Invalid::Name { .. } => "tls.names",
+        Invalid::Prefix(_) => "attestation.allow",
         Invalid::Range { bounds, .. } => bounds.key,
         Invalid::Twice(_) => "listener.port",
         Invalid::Unreachable(_) => "backend.address",
@@ -251,17 +271,44 @@ fn read_tls(
     folder: &Path,
     build_unix_s: u64,
 ) -> Result<(Identity, Vec<Warning>), ConfigError> {
+    const ORIGINS: [(&str, KeyOrigin); 3] = [
+        (KeyOrigin::Image.word(), KeyOrigin::Image),
+        (KeyOrigin::Ephemeral.word(), KeyOrigin::Ephemeral),
+        (KeyOrigin::Sealed.word(), KeyOrigin::Sealed),
+    ];
+    let mut table = top.require("tls", "[tls]")?.table()?;
+    let origin =
+        table.take("key_origin").map(|field| field.choice(&ORIGINS, "key_origin = \"image\""));
+    let origin = origin.transpose()?.unwrap_or(KeyOrigin::Image);
+    let foreign: &[&'static str] = match origin {
+        KeyOrigin::Image => &["issuer", "names"],
+        KeyOrigin::Ephemeral => &["certificates", "key", "issuer"],
+        KeyOrigin::Sealed => &["certificates", "key"],
+    };
+    // One line has to go; the first of them is as good as any.
+    if let Some(field) = foreign.iter().find_map(|key| table.take(key)) {
+        return Err(field.error(Problem::Origin(origin)));
+    }
+    let read = match origin {
+        KeyOrigin::Image => read_image_identity(&mut table, folder, build_unix_s)?,
+        KeyOrigin::Ephemeral => {
+            (Identity::Ephemeral { names: read_names(&mut table)? }, Vec::new())
+        }
+        KeyOrigin::Sealed => read_sealed_identity(&mut table, folder, build_unix_s)?,
+    };
+    table.finish()?;
+    Ok(read)
+}
+
+fn read_image_identity(
+    table: &mut Table,
+    folder: &Path,
+    build_unix_s: u64,
+) -> Result<(Identity, Vec<Warning>), ConfigError> {
     const CERTIFICATES: &str = "certificates = \"server.pem\"";
     const KEY: &str = "key = \"server.key.pem\"";
-    const ORIGINS: [(&str, KeyOrigin); 1] = [("image", KeyOrigin::Image)];
-    let mut table = top.require("tls", "[tls]")?.table()?;
     let certificates = table.require("certificates", CERTIFICATES)?;
     let key = table.require("key", KEY)?;
-    if let Some(origin) = table.take("key_origin") {
-        // One word so far: where else a key may come from is a later matter.
-        let KeyOrigin::Image = origin.choice(&ORIGINS, "key_origin = \"image\"")?;
-    }
-    table.finish()?;
     let certificates_pem = read_named(&certificates, folder, CERTIFICATES)?;
     let key_pem = read_named(&key, folder, KEY)?;
     identity::read(&certificates_pem, &key_pem, build_unix_s).map_err(|(which, fault)| {
@@ -271,6 +318,52 @@ fn read_tls(
         };
         field.error(Problem::Identity(fault))
     })
+}
+
+fn read_sealed_identity(
+    table: &mut Table,
+    folder: &Path,
+    build_unix_s: u64,
+) -> Result<(Identity, Vec<Warning>), ConfigError> {
+    const ISSUER: &str = "issuer = \"ca.pem\"";
+    let field = table.require("issuer", ISSUER)?;
+    let pem = read_named(&field, folder, ISSUER)?;
+    let (issuer, warnings) = identity::read_issuer(&pem, build_unix_s)
+        .map_err(|fault| field.error(Problem::Identity(fault)))?;
+    Ok((Identity::Sealed { issuer, names: read_names(table)? }, warnings))
+}
+
+fn read_names(table: &mut Table) -> Result<Vec<Name>, ConfigError> {
+    const EXAMPLE: &str = "names = [\"edge.example\"]";
+    let parse = |text: &str| Some(Name::new(text.to_owned())).filter(Name::is_sound);
+    let expected = "a whole host name or an IPv4 address";
+    let items = table.require("names", EXAMPLE)?.items(EXAMPLE)?;
+    items.iter().map(|item| item.parsed(expected, "edge.example", parse)).collect()
+}
+
+fn read_attestation(top: &mut Table) -> Result<Attestation, ConfigError> {
+    const EXAMPLE: &str = "allow = [\"10.0.0.0/8\"]";
+    let mut table = top.table("attestation")?;
+    let parse = |text: &str| {
+        let (address, length) = text.split_once('/')?;
+        let prefix = Prefix { address: address.parse().ok()?, length: length.parse().ok()? };
+        prefix.is_sound().then_some(prefix)
+    };
+    let expected = "the first address of a network with the length of its prefix";
+    let items = table.take("allow").map(|field| field.items(EXAMPLE)).transpose()?;
+    let items = items.unwrap_or_default();
+    let allow = items.iter().map(|item| item.parsed(expected, "10.0.0.0/8", parse));
+    let attestation = Attestation {
+        allow: allow.collect::<Result<_, _>>()?,
+        quotes_per_second: count(
+            &mut table,
+            "quotes_per_second",
+            bounds::QUOTES_PER_SECOND,
+            DEFAULT_QUOTES,
+        )?,
+    };
+    table.finish()?;
+    Ok(attestation)
 }
 
 /// Reads a file that the configuration names, beside the configuration.

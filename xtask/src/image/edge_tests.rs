@@ -4,7 +4,7 @@ use std::path::Path;
 
 use abi::configuration::OnStop;
 use edge_config::budget::Budget;
-use edge_config::{Config, Level};
+use edge_config::{Config, Identity, KeyOrigin, Level};
 
 use super::edge::{Edge, parse, read};
 use super::{ConfigError, Warning};
@@ -231,7 +231,7 @@ fn values_without_a_meaning_are_refused() {
     check("10 s", "10 seconds", 21, "deadlines.handshake", "is not a duration");
     check("\"info\"", "\"verbose\"", 27, "log.level", "\"verbose\" is not known");
     check("power off", "shutdown", 30, "machine.on_stop", "is not known");
-    check("\"image\"", "\"sealed\"", 12, "tls.key_origin", "is not known");
+    check("\"image\"", "\"file\"", 12, "tls.key_origin", "is not known");
     let twice = "port = 443\n[[listener]]\nport = 443";
     check("port = 443", twice, 9, "listener.port", "443 is there twice");
 }
@@ -255,6 +255,87 @@ fn certificates_and_keys_are_checked_and_named_by_their_key() {
     check("\"sealed.test.pem\"", "\"authority.pem\"", 11, key, "belongs to another certificate");
     check("\"sealed.test.key.pem\"", "\"sealed.test.pem\"", 11, key, "no private key");
     check("\"sealed.test.pem\"", "\"edge.toml\"", 10, certificates, "cannot be read");
+}
+
+/// The good file with another `[tls]`.
+fn with_tls(lines: &str) -> String {
+    let (before, rest) = GOOD.split_once("[tls]\n").unwrap();
+    let (_, after) = rest.split_once("[backend]").unwrap();
+    format!("{before}[tls]\n{lines}\n[backend]{after}")
+}
+
+#[test]
+fn a_key_may_be_made_at_the_start_or_come_sealed() {
+    let ephemeral =
+        with_tls("key_origin = \"ephemeral\"\nnames = [\"sealed.test\", \"192.0.2.1\"]");
+    let edge = parse_here(&ephemeral).unwrap();
+    assert_eq!(edge.config.identity.key_origin(), KeyOrigin::Ephemeral);
+    assert_eq!(edge.warnings, [Warning::NobodyCanTell]);
+    let listed = format!("{ephemeral}[attestation]\nallow = [\"10.0.0.0/8\"]\n");
+    let with_desk = parse_here(&listed).unwrap();
+    assert_eq!(with_desk.warnings, []);
+    let more = with_desk.budget.in_use() - edge.budget.in_use();
+    assert_eq!(more, 3 * (128 << 10) + (24 << 10), "evidence is part of the budget");
+    let sealed =
+        with_tls("key_origin = \"sealed\"\nissuer = \"authority.pem\"\nnames = [\"sealed.test\"]");
+    let edge = parse_here(&sealed).unwrap();
+    assert_eq!(edge.warnings, []);
+    assert_eq!(Config::decode(&edge.config.encode().unwrap()), Ok(edge.config.clone()));
+    let Identity::Sealed { issuer, names } = edge.config.identity else { panic!("not sealed") };
+    assert!(issuer.der().len() > 100);
+    assert_eq!(names.iter().map(|name| name.text()).collect::<Vec<_>>(), ["sealed.test"]);
+}
+
+#[test]
+fn a_key_of_one_origin_has_nothing_of_another() {
+    let (key, names) = ("tls.key", "tls.names");
+    let check = |lines: &str, line, key, says| check_text(&with_tls(lines), line, key, says);
+    let no_meaning = "no meaning with key_origin";
+    check("key_origin = \"ephemeral\"", 9, names, "missing");
+    check("key_origin = \"sealed\"\nnames = [\"a.test\"]", 9, "tls.issuer", "missing");
+    check("key_origin = \"sealed\"\nissuer = \"authority.pem\"", 9, names, "missing");
+    check("key_origin = \"ephemeral\"\nnames = []", 11, names, "0 is not between 1 and 16");
+    check(
+        "key_origin = \"ephemeral\"\nnames = [\n\"a.test\",\n\"*.test\"]",
+        13,
+        names,
+        "not a whole",
+    );
+    check("key_origin = \"ephemeral\"\nnames = \"a.test\"", 11, names, "a list belongs here");
+    check("key_origin = \"ephemeral\"\nnames = [1]", 11, names, "a string belongs here");
+    check("key_origin = \"ephemeral\"\nnames = [\"a.test\"]\nkey = \"k\"", 12, key, no_meaning);
+    check("key_origin = \"ephemeral\"\nissuer = \"c\"", 11, "tls.issuer", no_meaning);
+    check("key_origin = \"sealed\"\ncertificates = \"c\"", 11, "tls.certificates", no_meaning);
+    check("names = [\"a.test\"]\nkey = \"k\"", 10, names, no_meaning);
+    check("issuer = \"c\"", 10, "tls.issuer", no_meaning);
+    let sealed = |issuer: &str| {
+        format!("key_origin = \"sealed\"\nnames = [\"a.test\"]\nissuer = \"{issuer}\"")
+    };
+    check(&sealed("nothing.pem"), 12, "tls.issuer", "cannot be read");
+    check(&sealed("sealed.test.pem"), 12, "tls.issuer", "no authority's");
+    check(&sealed("sealed.test.key.pem"), 12, "tls.issuer", "no certificate");
+}
+
+#[test]
+fn who_may_ask_for_evidence_is_checked() {
+    let check = |lines: &str, line, key, says: &str| {
+        check_text(&format!("{GOOD}[attestation]\n{lines}\n"), line, key, says);
+    };
+    let (allow, quotes) = ("attestation.allow", "attestation.quotes_per_second");
+    for bad in ["10.0.0.1/8", "10.0.0.0", "10.0.0.0/33", "ten/8", "10.0.0.0/8/8", ""] {
+        check(&format!("allow = [\"{bad}\"]"), 32, allow, "is not the first address");
+    }
+    check("allow = \"10.0.0.0/8\"", 32, allow, "a list belongs here");
+    check("quotes_per_second = 0", 32, quotes, "0 is not between 1 and 50");
+    check("quotes_per_second = 51", 32, quotes, "51 is not between 1 and 50");
+    check("alow = []", 32, "attestation.alow", "nobody knows");
+    let many = vec!["\"10.0.0.0/8\""; 65].join(", ");
+    check(&format!("allow = [{many}]"), 32, allow, "65 is not between 0 and 64");
+    let all = format!("{GOOD}[attestation]\nallow = [\"0.0.0.0/0\"]\nquotes_per_second = 50\n");
+    let attestation = parse_here(&all).unwrap().config.attestation;
+    assert_eq!((attestation.allow.len(), attestation.quotes_per_second), (1, 50));
+    let none = parse_here(GOOD).unwrap().config.attestation;
+    assert_eq!((none.allow.len(), none.quotes_per_second), (0, 2), "nobody, if it is not said who");
 }
 
 #[test]

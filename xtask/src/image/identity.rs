@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use edge_config::{Certificate, Identity, KeyOrigin, PrivateKey};
+use edge_config::{Certificate, Identity, PrivateKey};
 use rustls_pki_types::pem::{self, PemObject, SectionKind};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::certificate::X509Certificate;
@@ -28,6 +28,8 @@ const RSA_BITS: usize = 2048;
 /// What is wrong with certificates or a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// There are several certificates where one belongs.
+    Certificates(usize),
     /// A certificate is not followed by the one that signed it.
     Chain {
         /// Which certificate, counted from 1.
@@ -59,6 +61,8 @@ pub enum Fault {
     NoCertificate,
     /// The file has no private key.
     NoKey,
+    /// The certificate may not issue others.
+    NotAuthority,
     /// The file is not well-formed PEM.
     Pem,
     /// The server's certificate has a kind of key that is not used here.
@@ -82,6 +86,8 @@ pub enum Warning {
     KeyInImage,
     /// The server's certificate names nobody.
     NoName,
+    /// The key is made at the start, and nobody may ask whose it is.
+    NobodyCanTell,
     /// A certificate becomes valid only after the build.
     NotYetValid {
         /// Which certificate, counted from 1.
@@ -106,6 +112,7 @@ pub(crate) enum Which {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Certificates(count) => write!(f, "there are {count} certificates"),
             Self::Chain { number } => {
                 write!(f, "certificate {number} is not signed by the one after it")
             }
@@ -120,6 +127,7 @@ impl fmt::Display for Fault {
             Self::Malformed { number } => write!(f, "certificate {number} is not well-formed"),
             Self::NoCertificate => write!(f, "the file has no certificate"),
             Self::NoKey => write!(f, "the file has no private key"),
+            Self::NotAuthority => write!(f, "the certificate is no authority's"),
             Self::Pem => write!(f, "the file is not well-formed PEM"),
             Self::Unsupported { found } => write!(f, "the first certificate has {found}"),
         }
@@ -129,6 +137,7 @@ impl fmt::Display for Fault {
 impl Fault {
     pub(crate) fn write_remedy(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Certificates(_) => "leave the one that issues the server's certificate",
             Self::Chain { .. } => "put the server's certificate first, then each one's signer",
             Self::Expired { .. } => "renew it and compose the image again",
             Self::KeyEncrypted => "write it unencrypted: openssl pkcs8 -topk8 -nocrypt -in KEY",
@@ -141,6 +150,7 @@ impl Fault {
             Self::Malformed { .. } => "check it: openssl x509 -noout -text -in FILE",
             Self::NoCertificate => "name a PEM file with -----BEGIN CERTIFICATE-----",
             Self::NoKey => "name a PEM file with -----BEGIN PRIVATE KEY-----",
+            Self::NotAuthority => "name a certificate with basicConstraints CA:TRUE",
             Self::Pem => "check that every BEGIN has its END and the lines between are base64",
         })
     }
@@ -158,6 +168,10 @@ impl fmt::Display for Warning {
             }
             Self::NoName => {
                 write!(f, "the first certificate has no subjectAltName: no client will accept it")
+            }
+            Self::NobodyCanTell => {
+                write!(f, "the private key is made at each start and attestation.allow names no")?;
+                write!(f, " network: no client can find out whose it is")
             }
             Self::NotYetValid { number, unix_s } => {
                 write!(f, "certificate {number} is valid only from {} on", units::utc(*unix_s))
@@ -191,7 +205,28 @@ pub(crate) fn read(
     check_match(&key, leaf).map_err(in_key)?;
     let chain = chain.iter().map(|der| Certificate::new(der.clone())).collect();
     let key = PrivateKey::new(std::mem::take(&mut *key));
-    Ok((Identity { chain, key, key_origin: KeyOrigin::Image }, warnings))
+    Ok((Identity::Image { chain, key }, warnings))
+}
+
+/// Reads the PEM file's contents and checks that it is one authority's certificate.
+pub(crate) fn read_issuer(
+    pem: &[u8],
+    build_unix_s: u64,
+) -> Result<(Certificate, Vec<Warning>), Fault> {
+    let mut chain = read_chain(pem)?;
+    let (count, der) = (chain.len(), chain.pop().ok_or(Fault::NoCertificate)?);
+    if count > 1 {
+        return Err(Fault::Certificates(count));
+    }
+    let issuer = parse(1, &der)?;
+    let constraints = issuer.basic_constraints().ok().flatten();
+    if !constraints.is_some_and(|constraints| constraints.value.ca) {
+        return Err(Fault::NotAuthority);
+    }
+    check_key_kind(&issuer)?;
+    let mut warnings = Vec::new();
+    check_dates(std::slice::from_ref(&issuer), build_unix_s, &mut warnings)?;
+    Ok((Certificate::new(der), warnings))
 }
 
 type Section = (SectionKind, Vec<u8>);

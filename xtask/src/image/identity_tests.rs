@@ -7,7 +7,9 @@ use std::{fs, str};
 
 use tempfile::TempDir;
 
-use super::identity::{Fault, Warning, Which, read};
+use edge_config::Identity;
+
+use super::identity::{Fault, Warning, Which, read, read_issuer};
 
 /// Makes an authority, an intermediate authority, and certificates that they signed.
 const SCRIPT: &str = r#"
@@ -70,7 +72,8 @@ fn now() -> u64 {
 fn check(chain: &str, key: &str, expected: Result<&[Warning], (Which, Fault)>) {
     let seen = read(&files(chain), &files(key), now());
     let seen = seen.map(|(identity, warnings)| {
-        assert_eq!(identity.chain.len(), chain.split_whitespace().count());
+        let Identity::Image { chain: read, .. } = identity else { panic!("{identity:?}") };
+        assert_eq!(read.len(), chain.split_whitespace().count());
         warnings
     });
     assert_eq!(seen, expected.map(<[Warning]>::to_vec));
@@ -148,6 +151,25 @@ fn refuses_keys_that_do_not_belong_or_cannot_be_read() {
     check_key("encrypted.key", Fault::KeyEncrypted);
     check_key("p256.key other.key", Fault::Keys(2));
     check_key("p256.pem", Fault::NoKey);
+}
+
+#[track_caller]
+fn check_issuer(files_named: &str, expected: Result<&[Warning], Fault>) {
+    let seen = read_issuer(&files(files_named), now()).map(|(_, warnings)| warnings);
+    assert_eq!(seen, expected.map(<[Warning]>::to_vec));
+}
+
+#[test]
+fn an_issuer_is_one_certificate_of_an_authority() {
+    check_issuer("root.pem", Ok(&[]));
+    check_issuer("middle.pem", Ok(&[]));
+    check_issuer("p256.pem", Err(Fault::NotAuthority));
+    check_issuer("nameless.pem", Err(Fault::NotAuthority));
+    check_issuer("middle.pem root.pem", Err(Fault::Certificates(2)));
+    check_issuer("p256.key", Err(Fault::NoCertificate));
+    let later = now() + 3001 * 86_400;
+    let expired = read_issuer(&files("middle.pem"), later);
+    assert!(matches!(expired, Err(Fault::Expired { number: 1, .. })), "{expired:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{Config, Network};
+use crate::{Attestation, Certificate, Config, Identity, Name, Network, Prefix};
 
 /// The bounds of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,14 @@ pub const CERTIFICATE_BYTES: Bounds = bounds("tls.certificates", 64, 16 << 10);
 pub const CHAIN_BYTES: Bounds = bounds("tls.certificates", 64, 32 << 10);
 /// Bytes of a private key.
 pub const KEY_BYTES: Bounds = bounds("tls.key", 32, 16 << 10);
+/// Bytes of the certificate that must have issued a sealed one.
+pub const ISSUER_BYTES: Bounds = bounds("tls.issuer", 64, 16 << 10);
+/// How many names a server has.
+pub const NAMES: Bounds = bounds("tls.names", 1, 16);
+/// How many networks may ask for evidence.
+pub const ALLOW: Bounds = bounds("attestation.allow", 0, 64);
+/// Quotes in a second.
+pub const QUOTES_PER_SECOND: Bounds = bounds("attestation.quotes_per_second", 1, 50);
 /// The backend's TCP port.
 pub const BACKEND_PORT: Bounds = bounds("backend.address", 1, 65_535);
 /// How many connections there are at once.
@@ -92,6 +100,13 @@ pub enum Invalid {
     Gateway(core::net::Ipv4Addr),
     /// A hardware address that is a group's, or nobody's.
     Mac([u8; 6]),
+    /// A name that no server has.
+    Name {
+        /// Which one, counted from 1.
+        number: usize,
+    },
+    /// A network that is not written as its first address.
+    Prefix(Prefix),
     /// A number that is too small or too large.
     Range {
         /// What it is and between what it lies.
@@ -119,6 +134,15 @@ impl fmt::Display for Invalid {
             }
             Self::Mac(mac) => {
                 write!(f, "network.mac: {mac:02x?} is not the address of one network card")
+            }
+            Self::Name { number } => {
+                write!(f, "tls.names: number {number} is no host name and no IPv4 address")
+            }
+            Self::Prefix(Prefix { address, length }) => {
+                write!(
+                    f,
+                    "attestation.allow: {address}/{length} is not the first address of a network"
+                )
             }
             Self::Range { bounds: Bounds { key, least, most }, value } => {
                 write!(f, "{key}: {value} is not between {least} and {most}")
@@ -165,7 +189,8 @@ impl Config {
         // The limits come first: what a listener may take is a part of them.
         self.check_limits()?;
         self.check_listeners()?;
-        self.check_identity()?;
+        self.identity.check()?;
+        self.attestation.check()?;
         self.check_backend()?;
         self.check_numbers()
     }
@@ -181,15 +206,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    fn check_identity(&self) -> Result<(), Invalid> {
-        CERTIFICATES.check_count(self.identity.chain.len())?;
-        for certificate in &self.identity.chain {
-            CERTIFICATE_BYTES.check_count(certificate.der().len())?;
-        }
-        CHAIN_BYTES.check_count(self.identity.chain.iter().map(|entry| entry.der().len()).sum())?;
-        KEY_BYTES.check_count(self.identity.key.pkcs8().len())
     }
 
     fn check_backend(&self) -> Result<(), Invalid> {
@@ -233,6 +249,48 @@ impl Config {
             (LINES_PER_SECOND, self.log.lines_per_second),
         ];
         numbers.into_iter().try_for_each(|(bounds, value)| bounds.check(value))
+    }
+}
+
+impl Identity {
+    fn check(&self) -> Result<(), Invalid> {
+        match self {
+            Self::Image { chain, key } => {
+                check_chain(chain)?;
+                KEY_BYTES.check_count(key.pkcs8().len())
+            }
+            Self::Ephemeral { names } => check_names(names),
+            Self::Sealed { issuer, names } => {
+                ISSUER_BYTES.check_count(issuer.der().len())?;
+                check_names(names)
+            }
+        }
+    }
+}
+
+fn check_chain(chain: &[Certificate]) -> Result<(), Invalid> {
+    CERTIFICATES.check_count(chain.len())?;
+    for certificate in chain {
+        CERTIFICATE_BYTES.check_count(certificate.der().len())?;
+    }
+    CHAIN_BYTES.check_count(chain.iter().map(|entry| entry.der().len()).sum())
+}
+
+fn check_names(names: &[Name]) -> Result<(), Invalid> {
+    NAMES.check_count(names.len())?;
+    match names.iter().position(|name| !name.is_sound()) {
+        Some(index) => Err(Invalid::Name { number: index + 1 }),
+        None => Ok(()),
+    }
+}
+
+impl Attestation {
+    fn check(&self) -> Result<(), Invalid> {
+        ALLOW.check_count(self.allow.len())?;
+        if let Some(prefix) = self.allow.iter().find(|prefix| !prefix.is_sound()) {
+            return Err(Invalid::Prefix(*prefix));
+        }
+        QUOTES_PER_SECOND.check(self.quotes_per_second)
     }
 }
 

@@ -4,7 +4,7 @@
 //! connection that the limits of the same arithmetic do not cover. So memory does not run out: a
 //! connection that would need more than there is never begins.
 
-use crate::Config;
+use crate::{Config, Identity};
 
 const KIB: u64 = 1 << 10;
 
@@ -22,6 +22,21 @@ pub const CLIENT_STATE_BYTES: u64 = 8 * KIB;
 
 /// Plaintext between the two sides, one record's worth in each direction.
 pub const PUMP_BYTES: u64 = 2 * 16 * KIB;
+
+/// The longest evidence.
+pub const EVIDENCE_BYTES: u64 = 128 * KIB;
+
+/// How many pieces of evidence are kept at once, for however many clients that read them.
+pub const EVIDENCE_ANSWERS: u64 = 2;
+
+/// What waits for evidence, and the TPM's answer.
+pub const DESK_BYTES: u64 = 24 * KIB;
+
+/// The most bytes of a sealed key file.
+pub const KEY_FILE_BYTES: u64 = 8 * KIB;
+
+/// A key and a certificate that are made at the start.
+pub const EPHEMERAL_BYTES: u64 = 8 * KIB;
 
 /// Of what is counted, one part in this many comes on top for the allocator: its own bookkeeping
 /// and the gaps that it cannot use.
@@ -46,16 +61,33 @@ pub struct Budget {
     pub backend_connections: u64,
 }
 
+impl Identity {
+    /// Twice what it has: as configured or read, and as rustls keeps it.
+    fn heap_bytes(&self) -> u64 {
+        2 * match self {
+            Self::Image { chain, key } => {
+                let sizes = chain.iter().map(|certificate| certificate.der().len() as u64);
+                sizes.sum::<u64>() + key.pkcs8().len() as u64
+            }
+            Self::Ephemeral { .. } => EPHEMERAL_BYTES,
+            // And once as it is opened.
+            Self::Sealed { issuer, .. } => issuer.der().len() as u64 + 2 * KEY_FILE_BYTES,
+        }
+    }
+}
+
 impl Budget {
     /// The budget of a configuration that has passed [`Config::check`].
     pub fn of(config: &Config) -> Self {
         let buffers = &config.buffers;
         let sum = |receive: u32, send: u32| u64::from(receive) + u64::from(send);
-        let chain = config.identity.chain.iter().map(|certificate| certificate.der().len() as u64);
-        // Twice: as configured, and as rustls keeps it.
-        let identity = 2 * (chain.sum::<u64>() + config.identity.key.pkcs8().len() as u64);
+        let desk = match config.attestation.allow.len() {
+            0 => 0,
+            // One more that is being made.
+            _ => (EVIDENCE_ANSWERS + 1) * EVIDENCE_BYTES + DESK_BYTES,
+        };
         Self {
-            base: BASE_BYTES + identity,
+            base: BASE_BYTES + config.identity.heap_bytes() + desk,
             connection: sum(buffers.client_receive, buffers.client_send)
                 + CLIENT_INPUT_BYTES
                 + CLIENT_STATE_BYTES,

@@ -5,11 +5,11 @@ use core::fmt;
 
 use zeroize::Zeroizing;
 
-use crate::Config;
 use crate::bounds::Invalid;
+use crate::{Attestation, Config, Identity};
 
 /// The first eight bytes; the last one is the version.
-const MAGIC: [u8; 8] = *b"EDGECFG\x01";
+const MAGIC: [u8; 8] = *b"EDGECFG\x02";
 
 /// Why bytes are not a configuration of the edge proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,30 @@ impl fmt::Display for DecodeError {
 
 impl core::error::Error for DecodeError {}
 
+impl Identity {
+    /// At least as many bytes as it has when it is encoded.
+    fn bytes(&self) -> usize {
+        let of_names = |names: &[crate::Name]| {
+            names.iter().map(|name| name.text().len() + 8).sum::<usize>() + 8
+        };
+        8 + match self {
+            Self::Image { chain, key } => {
+                let sizes = chain.iter().map(|certificate| certificate.der().len() + 8);
+                sizes.sum::<usize>() + key.pkcs8().len() + 16
+            }
+            Self::Ephemeral { names } => of_names(names),
+            Self::Sealed { issuer, names } => issuer.der().len() + 8 + of_names(names),
+        }
+    }
+}
+
+impl Attestation {
+    /// Likewise.
+    fn bytes(&self) -> usize {
+        16 + 8 * self.allow.len()
+    }
+}
+
 impl Config {
     /// The configuration as the payload of an image's configuration section.
     ///
@@ -64,9 +88,7 @@ impl Config {
     pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, Invalid> {
         self.check()?;
         // Enough for everything, so that the buffer never moves and leaves a copy of the key.
-        let sizes = self.identity.chain.iter().map(|certificate| certificate.der().len() + 8);
-        let identity = sizes.sum::<usize>() + self.identity.key.pkcs8().len() + 8;
-        let mut bytes = Vec::with_capacity(1024 + identity);
+        let mut bytes = Vec::with_capacity(1024 + self.identity.bytes() + self.attestation.bytes());
         bytes.extend_from_slice(&MAGIC);
         let bytes = postcard::to_extend(self, bytes).expect("encoding into memory cannot fail");
         Ok(Zeroizing::new(bytes))

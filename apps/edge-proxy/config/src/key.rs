@@ -52,10 +52,25 @@ impl fmt::Debug for PrivateKey {
 }
 
 /// Where the private key comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyOrigin {
+    /// It is made at each start.
+    Ephemeral,
     /// It is in the image, where whoever has the image can read it.
     Image,
+    /// It is in a file that one machine's TPM opens for one image.
+    Sealed,
+}
+
+impl KeyOrigin {
+    /// The word for it, in configuration files and in evidence.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ephemeral => "ephemeral",
+            Self::Image => "image",
+            Self::Sealed => "sealed",
+        }
+    }
 }
 
 impl Serialize for Certificate {

@@ -13,6 +13,7 @@ pub mod bounds;
 pub mod budget;
 mod encoding;
 mod key;
+mod name;
 
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use encoding::DecodeError;
 pub use key::{Certificate, KeyOrigin, PrivateKey};
+pub use name::Name;
 
 /// Everything the proxy is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +43,8 @@ pub struct Config {
     pub buffers: Buffers,
     /// What it says on the console.
     pub log: Log,
+    /// Who may ask for evidence.
+    pub attestation: Attestation,
 }
 
 /// A place in an IPv4 network.
@@ -59,12 +63,7 @@ pub struct Network {
 impl Network {
     /// The network's mask, as a number.
     const fn mask(&self) -> u32 {
-        // A shift by 32 is none in this arithmetic, and /0 is a network of everything.
-        match 32u32.checked_sub(self.prefix as u32) {
-            Some(32) => 0,
-            Some(host_bits) => u32::MAX << host_bits,
-            None => u32::MAX,
-        }
+        mask(self.prefix)
     }
 
     /// Whether `address` is in the same network.
@@ -96,15 +95,80 @@ pub struct Listener {
     pub connections: u32,
 }
 
-/// The certificate chain and its key.
+/// Who the proxy says it is, and where it has that from. Each stands alone: where one does not
+/// work, none takes its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// The certificates, the server's own first, each signed by the next.
-    pub chain: Vec<Certificate>,
-    /// The private key of the first certificate.
-    pub key: PrivateKey,
+pub enum Identity {
+    /// Certificate and key are in the image, where whoever has the image can read them.
+    Image {
+        /// The certificates, the server's own first, each signed by the next.
+        chain: Vec<Certificate>,
+        /// The private key of the first certificate.
+        key: PrivateKey,
+    },
+    /// Key and certificate are made at each start; only evidence says whose they are.
+    Ephemeral {
+        /// What the certificate says the server is called.
+        names: Vec<Name>,
+    },
+    /// Certificates and key are in a file beside the image, sealed to one machine's TPM.
+    Sealed {
+        /// Who must have issued the certificate.
+        issuer: Certificate,
+        /// What the certificate must say the server is called.
+        names: Vec<Name>,
+    },
+}
+
+impl Identity {
     /// Where the key comes from.
-    pub key_origin: KeyOrigin,
+    pub const fn key_origin(&self) -> KeyOrigin {
+        match self {
+            Self::Image { .. } => KeyOrigin::Image,
+            Self::Ephemeral { .. } => KeyOrigin::Ephemeral,
+            Self::Sealed { .. } => KeyOrigin::Sealed,
+        }
+    }
+}
+
+/// Who may ask for evidence, and how much of it there is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attestation {
+    /// The networks whose clients may ask; without any, nobody may.
+    pub allow: Vec<Prefix>,
+    /// How many quotes there are in a second at most. One is for up to sixteen connections.
+    pub quotes_per_second: u32,
+}
+
+/// A network, for telling who is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefix {
+    /// Its first address.
+    pub address: Ipv4Addr,
+    /// How many leading bits its addresses have in common.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// Whether `address` is in the network.
+    pub const fn contains(&self, address: Ipv4Addr) -> bool {
+        (address.to_bits() ^ self.address.to_bits()) & mask(self.length) == 0
+    }
+
+    /// Whether it is written as its first address, and no longer than an address.
+    pub const fn is_sound(&self) -> bool {
+        self.length <= 32 && self.address.to_bits() & !mask(self.length) == 0
+    }
+}
+
+/// The mask of a network with that many bits in common, as a number.
+const fn mask(length: u8) -> u32 {
+    // A shift by 32 is none in this arithmetic, and /0 is a network of everything.
+    match 32u32.checked_sub(length as u32) {
+        Some(32) => 0,
+        Some(host_bits) => u32::MAX << host_bits,
+        None => u32::MAX,
+    }
 }
 
 /// How much of everything there may be at once.

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use edge_config::bounds::{self, Bounds, Invalid};
 use edge_config::{
-    Buffers, Certificate, Config, Deadlines, DecodeError, Identity, KeyOrigin, Level, Limits,
-    Listener, Log, Network, PrivateKey,
+    Attestation, Buffers, Certificate, Config, Deadlines, DecodeError, Identity, Level, Limits,
+    Listener, Log, Name, Network, Prefix, PrivateKey,
 };
 
 const KIB: u32 = 1 << 10;
@@ -19,11 +19,7 @@ fn good() -> Config {
             mac: Some([0x52, 0x54, 0, 0x77, 0, 2]),
         },
         listeners: vec![Listener { port: 443, connections: 1000 }],
-        identity: Identity {
-            chain: vec![Certificate::new(vec![0xc1; 500]), Certificate::new(vec![0xc2; 600])],
-            key: PrivateKey::new((0..138).map(|i| 0x90 + i % 16).collect()),
-            key_origin: KeyOrigin::Image,
-        },
+        identity: Identity::Image { chain: chain(), key: key() },
         backend: SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 8080),
         limits: Limits {
             connections: 1000,
@@ -44,7 +40,23 @@ fn good() -> Config {
             backend_send: 4 * KIB,
         },
         log: Log { level: Level::Info, lines_per_second: 50 },
+        attestation: Attestation {
+            allow: vec![Prefix { address: Ipv4Addr::new(10, 77, 0, 0), length: 24 }],
+            quotes_per_second: 2,
+        },
     }
+}
+
+fn chain() -> Vec<Certificate> {
+    vec![Certificate::new(vec![0xc1; 500]), Certificate::new(vec![0xc2; 600])]
+}
+
+fn key() -> PrivateKey {
+    PrivateKey::new((0..138).map(|i| 0x90 + i % 16).collect())
+}
+
+fn names(texts: &[&str]) -> Vec<Name> {
+    texts.iter().map(|text| Name::new((*text).to_owned())).collect()
 }
 
 #[test]
@@ -55,7 +67,28 @@ fn reads_back_what_it_wrote() {
     (other.network.gateway, other.network.mac) = (None, None);
     other.listeners.push(Listener { port: 8443, connections: 1 });
     other.log.level = Level::Debug;
-    assert_eq!(Config::decode(&other.encode().unwrap()), Ok(other));
+    assert_eq!(Config::decode(&other.encode().unwrap()), Ok(other.clone()));
+    let issuer = Certificate::new(vec![0xca; 16 << 10]);
+    let names = names(&["sealed.test", "192.0.2.1"]);
+    other.attestation = Attestation { allow: vec![], quotes_per_second: 50 };
+    for identity in
+        [Identity::Ephemeral { names: names.clone() }, Identity::Sealed { issuer, names }]
+    {
+        other.identity = identity;
+        assert_eq!(Config::decode(&other.encode().unwrap()), Ok(other.clone()));
+    }
+}
+
+#[test]
+fn a_network_knows_who_is_in_it() {
+    let prefix = |length| Prefix { address: Ipv4Addr::new(10, 77, 0, 0), length };
+    assert!(prefix(24).contains(Ipv4Addr::new(10, 77, 0, 255)));
+    assert!(!prefix(24).contains(Ipv4Addr::new(10, 77, 1, 0)));
+    assert!(prefix(32).contains(Ipv4Addr::new(10, 77, 0, 0)));
+    assert!(!prefix(32).contains(Ipv4Addr::new(10, 77, 0, 1)));
+    let everybody = Prefix { address: Ipv4Addr::UNSPECIFIED, length: 0 };
+    assert!(everybody.is_sound() && everybody.contains(Ipv4Addr::new(203, 0, 113, 9)));
+    assert!(prefix(16).is_sound() && !prefix(15).is_sound() && !prefix(33).is_sound());
 }
 
 #[test]
@@ -72,9 +105,9 @@ fn refuses_every_beginning_of_a_configuration_and_every_continuation() {
 #[test]
 fn tells_another_kind_of_payload_from_its_own() {
     let mut bytes = good().encode().unwrap().to_vec();
-    bytes[7] = 2;
-    assert_eq!(Config::decode(&bytes), Err(DecodeError::Magic(*b"EDGECFG\x02")));
-    let text = DecodeError::Magic(*b"EDGECFG\x02").to_string();
+    bytes[7] = 1;
+    assert_eq!(Config::decode(&bytes), Err(DecodeError::Magic(*b"EDGECFG\x01")));
+    let text = DecodeError::Magic(*b"EDGECFG\x01").to_string();
     assert!(text.contains("another version"), "{text}");
 }
 
@@ -95,7 +128,7 @@ fn random_bytes_are_refused_without_a_panic() {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     for _ in 0..20_000 {
         let length = (numbers.next() % 300) as usize;
-        let mut bytes = b"EDGECFG\x01".to_vec();
+        let mut bytes = b"EDGECFG\x02".to_vec();
         bytes.extend((0..length).map(|_| numbers.next() as u8));
         assert!(Config::decode(&bytes).is_err());
     }
@@ -122,7 +155,7 @@ fn changed_bytes_are_refused_or_understood_whole() {
 
 #[test]
 fn a_claimed_length_costs_no_memory() {
-    let mut bytes = b"EDGECFG\x01".to_vec();
+    let mut bytes = b"EDGECFG\x02".to_vec();
     bytes.extend([10, 77, 0, 2, 24, 0, 0]);
     bytes.extend([0xff; 9]);
     bytes.push(1);
@@ -135,8 +168,8 @@ fn no_byte_of_the_key_is_ever_printed() {
     let printed = [
         format!("{config:?}"),
         format!("{config:#?}"),
-        format!("{:?}", config.identity.key),
-        format!("{:?}", config.identity.key.clone()),
+        format!("{:?}", config.identity),
+        format!("{:?}", key().clone()),
     ];
     for text in printed {
         assert!(text.contains("PrivateKey(..)"), "{text}");
@@ -146,7 +179,7 @@ fn no_byte_of_the_key_is_ever_printed() {
         }
     }
     let mut bad = good();
-    bad.identity.key = PrivateKey::new(vec![0x99; 20]);
+    bad.identity = Identity::Image { chain: chain(), key: PrivateKey::new(vec![0x99; 20]) };
     assert_eq!(bad.check().unwrap_err().to_string(), "tls.key: 20 is not between 32 and 16384");
 }
 
@@ -171,10 +204,15 @@ fn refuses_numbers_out_of_bounds() {
     check(|c| c.listeners[0].port = 0, range(bounds::PORT, 0));
     check(|c| c.listeners[0].connections = 0, range(bounds::LISTENER_CONNECTIONS, 0));
     check(|c| c.listeners.push(c.listeners[0]), Invalid::Twice(443));
-    check(|c| c.identity.chain.clear(), range(bounds::CERTIFICATES, 0));
-    let short = Certificate::new(vec![0; 63]);
-    check(|c| c.identity.chain.push(short), range(bounds::CERTIFICATE_BYTES, 63));
-    check(|c| c.identity.key = PrivateKey::new(vec![]), range(bounds::KEY_BYTES, 0));
+    let image = |chain, key| move |c: &mut Config| c.identity = Identity::Image { chain, key };
+    check(image(vec![], key()), range(bounds::CERTIFICATES, 0));
+    let short = vec![Certificate::new(vec![0; 63])];
+    check(image(short, key()), range(bounds::CERTIFICATE_BYTES, 63));
+    check(image(chain(), PrivateKey::new(vec![])), range(bounds::KEY_BYTES, 0));
+    check(|c| c.attestation.quotes_per_second = 0, range(bounds::QUOTES_PER_SECOND, 0));
+    check(|c| c.attestation.quotes_per_second = 51, range(bounds::QUOTES_PER_SECOND, 51));
+    let prefix = Prefix { address: Ipv4Addr::new(10, 77, 0, 0), length: 24 };
+    check(|c| c.attestation.allow = vec![prefix; 65], range(bounds::ALLOW, 65));
     check(|c| c.limits.handshakes = 0, range(bounds::HANDSHAKES, 0));
     check(|c| c.limits.half_open = 0, range(bounds::HALF_OPEN, 0));
     check(|c| c.limits.backend_connections = 0, range(bounds::BACKEND_CONNECTIONS, 0));
@@ -189,6 +227,29 @@ fn refuses_numbers_out_of_bounds() {
     check(|c| c.log.lines_per_second = 0, range(bounds::LINES_PER_SECOND, 0));
     check(|c| c.network.prefix = 0, range(bounds::PREFIX, 0));
     check(|c| c.network.prefix = 33, range(bounds::PREFIX, 33));
+}
+
+#[test]
+fn refuses_names_networks_and_issuers_that_are_none() {
+    let ephemeral = |texts: &[&str]| {
+        let names = names(texts);
+        move |c: &mut Config| c.identity = Identity::Ephemeral { names }
+    };
+    check(ephemeral(&[]), range(bounds::NAMES, 0));
+    check(ephemeral(&["a.test"; 17]), range(bounds::NAMES, 17));
+    check(ephemeral(&["a.test", "*.test"]), Invalid::Name { number: 2 });
+    let sealed = |issuer: usize, texts: &[&str]| {
+        let (issuer, names) = (Certificate::new(vec![0xca; issuer]), names(texts));
+        move |c: &mut Config| c.identity = Identity::Sealed { issuer, names }
+    };
+    check(sealed(63, &["a.test"]), range(bounds::ISSUER_BYTES, 63));
+    check(sealed(16_385, &["a.test"]), range(bounds::ISSUER_BYTES, 16_385));
+    check(sealed(500, &[]), range(bounds::NAMES, 0));
+    check(sealed(500, &["a."]), Invalid::Name { number: 1 });
+    for (address, length) in [([10, 77, 0, 1], 24), ([10, 77, 0, 0], 33), ([1, 0, 0, 0], 0)] {
+        let prefix = Prefix { address: address.into(), length };
+        check(|c| c.attestation.allow.push(prefix), Invalid::Prefix(prefix));
+    }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use libos::clock::Instant;
 use libos::stream::{DialError, Stream};
 
+use super::visit::Visit;
+
 /// The connection to the backend. There is none before there is something to say.
 pub(super) enum Backend<B> {
     Unneeded,
@@ -30,12 +32,18 @@ impl<B: Stream> Backend<B> {
     }
 }
 
-/// What plaintext goes to: the backend, as far as it has room, or nobody yet.
+/// What plaintext goes to: the backend, as far as it has room, or nobody yet. Before the backend
+/// comes the desk, where there is a visit.
 pub(super) fn sink<B: Stream>(
+    visit: &mut Visit,
     backend: &mut Backend<B>,
     bytes: &mut u64,
 ) -> impl FnMut(&[u8]) -> usize {
     move |plaintext| match backend {
+        _ if !matches!(visit, Visit::Over) => {
+            visit.take(plaintext);
+            plaintext.len()
+        }
         Backend::Open(stream) => {
             let count = stream.write(plaintext);
             *bytes += count as u64;

@@ -6,6 +6,7 @@ use libos::clock::Instant;
 use libos::stream::{Dial, Read, Stream};
 use libos::tls::Session;
 
+use super::visit::Visit;
 use super::{Connection, STEP_BYTES};
 use crate::{Outcome, Reason, Workspace};
 
@@ -17,19 +18,24 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
             _ => self.route.limits.closing,
         };
         self.ending = Some((reason, now + span));
+        self.visit = Visit::Over;
         self.down.has_fin = true;
         match reason {
             Reason::Completed => {}
             // The alert is queued already, or there is nobody to talk to.
             Reason::Tls(_) | Reason::LeftInHandshake => self.abort_backend(),
             Reason::ClientReset | Reason::HandshakeDeadline => self.abort(),
-            Reason::BackendDeadline
+            Reason::AnswerDeadline
+            | Reason::BackendDeadline
             | Reason::BackendRefused
             | Reason::BackendReset
             | Reason::IdleDeadline
             | Reason::LifetimeDeadline
+            | Reason::NoEvidence(_)
             | Reason::NotDialled(_)
-            | Reason::NoRequest => {
+            | Reason::NoRequest
+            | Reason::RequestDeadline
+            | Reason::Violation(_) => {
                 self.abort_backend();
                 self.say_goodbye();
             }
@@ -80,6 +86,7 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
             handshake: self.handshake,
             connect: self.connect,
             parameters: self.handshake.and_then(|_| self.session.parameters()),
+            attested: self.attested,
             opening: self.opening,
             is_truncated: self.up.is_truncated,
         }

@@ -13,7 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use edge_config::Attestation;
+use edge_proxy::attest::{Desk, Leaf, PROTOCOL, Progress, Visitor, Witness};
 use edge_proxy::{Limits, Outcome, Route, Workspace, serve};
+use libos::attest::Begin;
 use libos::clock::Instant;
 use libos::stream::{Dial, DialError, Read, Stream, Timer};
 use libos::tls::{ServerSettings, WallClock};
@@ -85,6 +88,9 @@ impl End {
 
     /// Everything that has come, at most `count` bytes.
     pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
+        if count == 0 {
+            return Vec::new();
+        }
         let mut bytes = vec![0; count];
         let count = match self.read(&mut bytes) {
             Read::Data(count) => count,
@@ -251,6 +257,48 @@ impl Wake for Flag {
     }
 }
 
+/// A machine without a TPM.
+struct NoWitness;
+
+impl Witness for NoWitness {
+    fn leaf(&self, nonce: &[u8; 32], _: &[u8; 32]) -> Leaf {
+        *nonce
+    }
+
+    fn begin(&mut self, _: &[Leaf]) -> Begin {
+        Begin::Absent
+    }
+
+    fn poll(&mut self) -> Progress {
+        Progress::Failed
+    }
+}
+
+/// What a connection has round it.
+pub(crate) struct Place {
+    pub(crate) to_client: usize,
+    pub(crate) to_backend: usize,
+    pub(crate) now: Rc<Cell<Instant>>,
+    pub(crate) visitor: Visitor,
+    pub(crate) wishes: Wishes,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        let nobody = Attestation { allow: Vec::new(), quotes_per_second: 1 };
+        Self {
+            to_client: 64 << 10,
+            to_backend: 64 << 10,
+            now: Rc::default(),
+            visitor: Visitor {
+                desk: Desk::new(Box::new(NoWitness), nobody),
+                peer: Ipv4Addr::new(10, 77, 0, 9),
+            },
+            wishes: Wishes::default(),
+        }
+    }
+}
+
 /// A proxied connection with everything round it.
 pub(crate) struct World {
     pub(crate) tls: Client,
@@ -269,7 +317,9 @@ pub(crate) struct World {
 
 thread_local! {
     static SHARED: (ServerSettings, Rc<RefCell<Workspace>>) = (
-        ServerSettings::new(&[CERTIFICATE], KEY, &[], Arc::new(NoClock)).unwrap(),
+        ServerSettings::new(&[CERTIFICATE], KEY, &[], Arc::new(NoClock))
+            .and_then(|settings| settings.with_attestation(PROTOCOL))
+            .unwrap(),
         Rc::new(RefCell::new(Workspace::new())),
     );
 }
@@ -288,22 +338,27 @@ impl World {
     }
 
     pub(crate) fn with_capacities(to_client: usize, to_backend: usize) -> Self {
+        Self::of(Place { to_client, to_backend, ..Place::default() })
+    }
+
+    pub(crate) fn of(place: Place) -> Self {
+        let Place { to_client, to_backend, now, visitor, wishes } = place;
         let (client, ours) = link(to_client);
         let dialer = Dialer {
             answer: Rc::new(Cell::new(Answer::Accept)),
             capacity: to_backend,
             backends: Rc::default(),
         };
-        let clock = Clock { now: Rc::default(), deadline: Rc::new(Cell::new(Instant::NEVER)) };
+        let clock = Clock { now, deadline: Rc::new(Cell::new(Instant::NEVER)) };
         let (dial, timer) = (dialer.clone(), clock.clone());
         let session = settings().accept().unwrap();
         let workspace = workspace();
         let task = Box::pin(async move {
             let route = Route { backend: BACKEND, limits: LIMITS };
-            serve(session, ours, dial, route, &timer, &workspace).await
+            serve(session, ours, dial, route, visitor, &timer, &workspace).await
         });
         Self {
-            tls: Client::new(&Wishes::default()),
+            tls: Client::new(&wishes),
             client,
             dialer,
             clock,
@@ -371,6 +426,10 @@ impl World {
         assert!(deadline > self.clock.now.get(), "no deadline, or one that has passed");
         assert!(deadline < Instant::NEVER, "waits for ever");
         self.clock.now.set(deadline);
+        self.wake();
+    }
+
+    pub(crate) fn wake(&self) {
         self.flag.0.store(true, Ordering::Relaxed);
     }
 

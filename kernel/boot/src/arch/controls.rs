@@ -93,10 +93,9 @@ const KVM_SYSTEM_TIME: u32 = 0x4b56_4d01;
 pub(crate) fn share_kvm_clock(wall_clock: u64, system_time: u64) {
     // SAFETY: the caller (`kvmclock::read`) has seen that KVM offers both registers, and gives the
     // addresses of two statics of atomics, which whoever writes to them leaves valid.
-    unsafe {
-        Msr::new(KVM_WALL_CLOCK).write(wall_clock);
-        Msr::new(KVM_SYSTEM_TIME).write(system_time | 1);
-    }
+    unsafe { Msr::new(KVM_WALL_CLOCK).write(wall_clock) };
+    // SAFETY: as above; bit 0 turns the clock on.
+    unsafe { Msr::new(KVM_SYSTEM_TIME).write(system_time | 1) };
 }
 
 /// Tells KVM to write nowhere: boot's memory will be somebody else's.

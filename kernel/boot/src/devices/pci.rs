@@ -219,12 +219,10 @@ impl Bus {
     }
 
     fn is_assigned(&self, place: Span) -> bool {
-        if self.ecam.is_some_and(|ecam| ecam.overlaps(&place)) {
-            return true;
-        }
         let assigned =
             |function: &Function| self.assigned(*function).any(|bar| bar.overlaps(&place));
-        self.functions.iter().any(assigned)
+        let is_ecam = self.ecam.is_some_and(|ecam| ecam.overlaps(&place));
+        is_ecam || self.functions.iter().any(assigned)
     }
 
     /// The memory that a function's base address registers have been given, whole: two that share

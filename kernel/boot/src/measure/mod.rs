@@ -241,12 +241,7 @@ impl Measured {
         self.extend_digests(pcr, &Digests::of(&self.banks, bytes), bytes)
     }
 
-    fn extend_digests(
-        &mut self,
-        pcr: u32,
-        digests: &Digests,
-        event: &[u8],
-    ) -> Result<(), Refusal> {
+    fn extend_digests(&mut self, pcr: u32, digests: &Digests, event: &[u8]) -> Result<(), Refusal> {
         self.tpm.extend(pcr, digests)?;
         let each = digests.iter().map(|it| (it.algorithm as u16, it.bytes()));
         log::append(&mut self.record, pcr, each, event)

@@ -1,6 +1,6 @@
 //! A TLS client for tests, with the same library the server uses, and a forger of records.
 //!
-//! It is built without std like everything else, so that tests run the code the machine runs.
+//! It uses only what the library has without std, so that tests run the code the machine runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -219,7 +219,7 @@ impl Forger {
 
 /// Accepts the one certificate, and checks that the server has its key.
 #[derive(Debug)]
-struct Pinned(WebPkiSupportedAlgorithms);
+pub(crate) struct Pinned(pub(crate) WebPkiSupportedAlgorithms);
 
 impl ServerCertVerifier for Pinned {
     fn verify_server_cert(

@@ -106,6 +106,11 @@ impl Incoming {
         self.bytes.get_mut(..self.filled).unwrap_or_default()
     }
 
+    /// What has come since the last [`Incoming::keep_all`].
+    pub(super) fn newest(&self) -> &[u8] {
+        self.bytes.get(self.kept..self.filled).unwrap_or_default()
+    }
+
     /// The bytes the library has already worked on.
     ///
     /// The library remembers how far it has come, so it must never be shown fewer than these, and

@@ -4,12 +4,17 @@
 //! its unbuffered interface, the last line that builds without std; nothing above this module
 //! knows that, so another library can take its place.
 
+mod choice;
+pub mod client_hello;
 mod error;
+mod exporter;
+pub mod identity;
 mod incoming;
 mod server;
 mod settings;
 
 pub use self::error::{Alert, Incompatible, Internal, Misbehaved, NotTls, TlsError};
+pub use self::exporter::EXPORTER_BYTES;
 pub use self::server::ServerSession;
 pub use self::settings::{ServerSettings, SettingsError, WallClock};
 
@@ -93,6 +98,10 @@ pub trait Session {
 
     /// What was agreed, once the handshake is complete.
     fn parameters(&self) -> Option<Parameters>;
+
+    /// What names this connection and nobody else can know (RFC 9266), once the handshake is
+    /// complete, if it was of the kind that [`ServerSettings::with_attestation`] speaks of.
+    fn exporter(&self) -> Option<[u8; EXPORTER_BYTES]>;
 
     /// Gives buffers back that hold nothing. For when the connection goes to sleep.
     fn rest(&mut self);

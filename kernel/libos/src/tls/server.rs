@@ -16,9 +16,12 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
 };
 
+use super::choice::{Attested, Choice};
+use super::client_hello::Gathered;
 use super::incoming::{Incoming, Record, TooLong};
 use super::{
-    Internal, Misbehaved, NotTls, Parameters, RECORD_BYTES, SEAL_OVERHEAD, Session, TlsError,
+    EXPORTER_BYTES, Internal, Misbehaved, NotTls, Parameters, RECORD_BYTES, SEAL_OVERHEAD, Session,
+    TlsError,
 };
 
 /// How many states one record can lead through. A ClientHello leads through two for each record
@@ -32,6 +35,10 @@ const HTTP_METHODS: [&[u8]; 9] =
 /// The server's side of one TLS connection.
 pub struct ServerSession {
     connection: UnbufferedServerConnection,
+    /// Until the first message is there and says which settings the client meets.
+    choice: Option<Choice>,
+    attested: Option<Attested>,
+    exporter: Option<[u8; EXPORTER_BYTES]>,
     incoming: Incoming,
     plaintext: Queue,
     outgoing: Queue,
@@ -49,9 +56,12 @@ enum Next {
 }
 
 impl ServerSession {
-    pub(super) fn new(connection: UnbufferedServerConnection) -> Self {
+    pub(super) fn new(connection: UnbufferedServerConnection, choice: Option<Choice>) -> Self {
         Self {
             connection,
+            choice,
+            attested: None,
+            exporter: None,
             incoming: Incoming::default(),
             plaintext: Queue::default(),
             outgoing: Queue::default(),
@@ -60,6 +70,39 @@ impl ServerSession {
             has_peer_closed: false,
             failure: None,
         }
+    }
+
+    /// Chooses the settings by the client's first message; says whether they are chosen.
+    ///
+    /// Until then the library sees nothing: it cannot go from one to the other.
+    fn choose(&mut self) -> Result<bool, TlsError> {
+        let Some(choice) = &mut self.choice else { return Ok(true) };
+        match choice.follow(self.incoming.newest()) {
+            Gathered::Partial => return Ok(false),
+            Gathered::Other => self.choice = None,
+            Gathered::Complete => {
+                let choice = self.choice.take();
+                self.attested = choice.and_then(|choice| choice.make(self.incoming.all()));
+            }
+        }
+        if let Some(attested) = &self.attested {
+            self.connection = attested.connect()?;
+        }
+        Ok(true)
+    }
+
+    /// Works on whole records, and takes what names the connection as soon as it is there.
+    fn open(&mut self, sink: &mut dyn FnMut(&[u8]) -> usize) -> Result<(), TlsError> {
+        if !self.choose()? {
+            return Ok(());
+        }
+        self.work(sink)?;
+        if let Some(attested) = &self.attested
+            && let Some(exporter) = attested.name(&self.connection)?
+        {
+            self.exporter = Some(exporter);
+        }
+        Ok(())
     }
 
     /// Lets the library work on all received bytes until it needs more.
@@ -223,11 +266,12 @@ impl Session for ServerSession {
         self.incoming.fill(count);
         if self.incoming.is_implausible() {
             // The library judges by the header alone, so let it, before the rest comes.
+            self.choice = None;
             self.work(sink).map_err(|error| self.fail(self.name(error)))?;
         }
         if self.incoming.record() == Record::Complete {
             self.is_tls = true;
-            self.work(sink).map_err(|error| self.fail(error))?;
+            self.open(sink).map_err(|error| self.fail(error))?;
             self.incoming.keep_all();
         }
         match self.incoming.record() {
@@ -290,6 +334,10 @@ impl Session for ServerSession {
             suite: suite.suite().as_str().unwrap_or("unknown"),
             group: group.name().as_str().unwrap_or("unknown"),
         })
+    }
+
+    fn exporter(&self) -> Option<[u8; EXPORTER_BYTES]> {
+        self.exporter.filter(|_| self.is_open())
     }
 
     fn rest(&mut self) {

@@ -14,10 +14,9 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 
+use super::choice::Choice;
+use super::identity::MAX_CHAIN;
 use super::{ServerSession, TlsError};
-
-/// The most certificates a chain may have.
-const MAX_CHAIN: usize = 8;
 
 /// The most bytes all certificates of a chain may have: they are sent in every handshake and
 /// queued as long as the peer does not read them.
@@ -33,6 +32,9 @@ pub trait WallClock: fmt::Debug + Send + Sync {
 #[derive(Clone)]
 pub struct ServerSettings {
     config: Arc<ServerConfig>,
+    /// For clients that offer the one protocol it names.
+    attested: Option<Arc<ServerConfig>>,
+    public_key: Arc<[u8]>,
 }
 
 /// Why settings cannot be used.
@@ -70,6 +72,8 @@ impl ServerSettings {
         clock: Arc<dyn WallClock>,
     ) -> Result<Self, SettingsError> {
         let identity = identity(chain, key)?;
+        let public_key = identity.key.public_key().ok_or(SettingsError::Key)?;
+        let public_key = Arc::from(public_key.as_ref());
         if protocols.iter().any(|name| !(1..=255).contains(&name.len())) {
             return Err(SettingsError::Protocol);
         }
@@ -84,7 +88,29 @@ impl ServerSettings {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self { config: Arc::new(config), attested: None, public_key })
+    }
+
+    /// The same settings, and besides them others for clients that offer `protocol`.
+    ///
+    /// With such a client that protocol is agreed, and [`Session::exporter`](super::Session) names
+    /// the connection. It is never resumed, and nothing is received before the handshake's end.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError::Protocol`] if that is no protocol's name.
+    pub fn with_attestation(self, protocol: &[u8]) -> Result<Self, SettingsError> {
+        if !(1..=255).contains(&protocol.len()) {
+            return Err(SettingsError::Protocol);
+        }
+        let mut attested = ServerConfig::clone(&self.config);
+        attested.alpn_protocols = [protocol.to_vec()].to_vec();
+        Ok(Self { attested: Some(Arc::new(attested)), ..self })
+    }
+
+    /// The public key of the first certificate (SubjectPublicKeyInfo in DER).
+    pub fn public_key(&self) -> &[u8] {
+        &self.public_key
     }
 
     /// Begins the server's side of one connection.
@@ -93,7 +119,8 @@ impl ServerSettings {
     ///
     /// [`TlsError::Internal`] if the library refuses its own settings.
     pub fn accept(&self) -> Result<ServerSession, TlsError> {
-        Ok(ServerSession::new(UnbufferedServerConnection::new(self.config.clone())?))
+        let connection = UnbufferedServerConnection::new(self.config.clone())?;
+        Ok(ServerSession::new(connection, self.attested.clone().map(Choice::new)))
     }
 }
 

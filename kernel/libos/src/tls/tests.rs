@@ -10,6 +10,8 @@ use rustls::{AlertDescription, ContentType, Error};
 use super::client::{CERTIFICATE, Client, Dice, KEY, Wishes};
 use super::*;
 
+mod attested;
+
 const OTHER_KEY: &[u8] = include_bytes!("testdata/other-key.pkcs8.der");
 const SEC1_KEY: &[u8] = include_bytes!("testdata/key.sec1.der");
 
@@ -29,8 +31,9 @@ fn settings(protocols: &[&[u8]]) -> ServerSettings {
     ServerSettings::new(&[CERTIFICATE], KEY, protocols, Arc::new(NoClock)).unwrap()
 }
 
+/// A server as it runs: clients may ask for an attested connection, most do not.
 fn server() -> ServerSession {
-    settings(&[]).accept().unwrap()
+    settings(&[]).with_attestation(attested::PROTOCOL).unwrap().accept().unwrap()
 }
 
 /// Gives `bytes` to `server` in chunks of at most `chunk`, and takes all plaintext.
@@ -105,8 +108,12 @@ fn check_traffic(client: &mut Client, server: &mut ServerSession) {
 /// `bytes` are refused with `expected`, and what goes to the client is `alert` in plaintext.
 #[track_caller]
 fn check_refused(bytes: &[u8], expected: TlsError, alert: u8) {
-    for chunk in [1, 7, usize::MAX] {
-        let mut server = server();
+    for (chunk, mut server) in [
+        (1, server()),
+        (7, server()),
+        (usize::MAX, server()),
+        (usize::MAX, settings(&[]).accept().unwrap()),
+    ] {
         assert_eq!(feed(&mut server, bytes, chunk), Err(expected));
         assert_eq!(drain(&mut server), [21, 3, 3, 0, 2, 2, alert]);
         assert!(server.space().is_empty() && !server.is_open() && !server.has_plaintext());
@@ -220,34 +227,36 @@ fn agrees_on_what_both_have_in_our_order() {
     check_parameters(&wishes(&[aes256], &[p384]), "TLS13_AES_256_GCM_SHA384", "secp384r1");
 }
 
+/// A group that no server of ours has.
+#[derive(Debug)]
+struct Strange;
+impl rustls::crypto::SupportedKxGroup for Strange {
+    fn start(&self) -> Result<alloc::boxed::Box<dyn rustls::crypto::ActiveKeyExchange>, Error> {
+        struct Share;
+        impl rustls::crypto::ActiveKeyExchange for Share {
+            fn complete(
+                self: alloc::boxed::Box<Self>,
+                _: &[u8],
+            ) -> Result<rustls::crypto::SharedSecret, Error> {
+                Err(Error::HandshakeNotComplete)
+            }
+            fn pub_key(&self) -> &[u8] {
+                &[1; 32]
+            }
+            fn group(&self) -> rustls::NamedGroup {
+                rustls::NamedGroup::X448
+            }
+        }
+        Ok(alloc::boxed::Box::new(Share))
+    }
+    fn name(&self) -> rustls::NamedGroup {
+        rustls::NamedGroup::X448
+    }
+}
+
 #[test]
 fn asks_again_for_a_key_share_it_has() {
     // The client's first share is of a group we do not have, so HelloRetryRequest goes out.
-    #[derive(Debug)]
-    struct Strange;
-    impl rustls::crypto::SupportedKxGroup for Strange {
-        fn start(&self) -> Result<alloc::boxed::Box<dyn rustls::crypto::ActiveKeyExchange>, Error> {
-            struct Share;
-            impl rustls::crypto::ActiveKeyExchange for Share {
-                fn complete(
-                    self: alloc::boxed::Box<Self>,
-                    _: &[u8],
-                ) -> Result<rustls::crypto::SharedSecret, Error> {
-                    Err(Error::HandshakeNotComplete)
-                }
-                fn pub_key(&self) -> &[u8] {
-                    &[1; 32]
-                }
-                fn group(&self) -> rustls::NamedGroup {
-                    rustls::NamedGroup::X448
-                }
-            }
-            Ok(alloc::boxed::Box::new(Share))
-        }
-        fn name(&self) -> rustls::NamedGroup {
-            rustls::NamedGroup::X448
-        }
-    }
     let mut wishes = Wishes::default();
     wishes.provider.kx_groups = vec![&Strange, kx_group::SECP256R1];
     check_parameters(&wishes, "TLS13_AES_128_GCM_SHA256", "secp256r1");

@@ -3,9 +3,12 @@
 //! Each test's name is a claim. `cargo xtask test` runs them all; sizes grow with `--long`.
 
 mod attack;
+mod attest;
 mod audit;
 mod clone;
+mod evidence;
 mod figures;
+mod keys;
 mod measured;
 mod outside;
 mod platform;

@@ -79,7 +79,7 @@ fn assert_sealed(seen: &Snapshot, image: &Path, console: &str) {
     assert!(lines.is_empty(), "{}\n{console}", lines.join("\n"));
     assert_eq!(
         seen.addresses_in(console),
-        [],
+        Vec::<u64>::new(),
         "the console tells where the service is:\n{console}"
     );
 }

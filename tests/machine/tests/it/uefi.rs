@@ -133,7 +133,7 @@ fn a_machine_that_firmware_started_is_sealed_and_firmware_has_left_no_copy() {
     let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
     let console = site.machine.console().text();
     assert!(lines.is_empty(), "{}\n{console}", lines.join("\n"));
-    assert_eq!(seen.addresses_in(&console), [], "{console}");
+    assert_eq!(seen.addresses_in(&console), [0_u64; 0], "{console}");
     let mut copies = 0;
     for secret in secrets() {
         for phys in seen.memory.find(&secret) {
@@ -144,7 +144,7 @@ fn a_machine_that_firmware_started_is_sealed_and_firmware_has_left_no_copy() {
         }
     }
     assert!(copies > 0, "the configuration has the key");
-    assert_eq!(seen.memory.find(b"boot: refused"), [], "a text of boot's");
+    assert_eq!(seen.memory.find(b"boot: refused"), [0_u64; 0], "a text of boot's");
     drop(made.backend);
 }
 

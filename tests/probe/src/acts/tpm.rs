@@ -155,8 +155,28 @@ fn quote_extremes(machine: &Machine) -> Effect {
 /// Offsets of every kind at every time: none reaches anything but the answer.
 fn read_anything(machine: &Machine) -> Effect {
     let offsets = [
-        0, 1, 7, 8, 504, 505, 511, 512, 513, 520, 4095, 4096, 1 << 31, 1 << 32, 1 << 47, 1 << 63,
-        u64::MAX, u64::MAX - 511, 0_u64.wrapping_sub(512), 0_u64.wrapping_sub(8), ANSWER, TPM,
+        0,
+        1,
+        7,
+        8,
+        504,
+        505,
+        511,
+        512,
+        513,
+        520,
+        4095,
+        4096,
+        1 << 31,
+        1 << 32,
+        1 << 47,
+        1 << 63,
+        u64::MAX,
+        u64::MAX - 511,
+        0_u64.wrapping_sub(512),
+        0_u64.wrapping_sub(8),
+        ANSWER,
+        TPM,
     ];
     if offsets.iter().any(|offset| raw_read(*offset) != (0, ANSWER_FAILED)) {
         return Effect::Survived;
@@ -177,9 +197,10 @@ fn read_anything(machine: &Machine) -> Effect {
         state == ANSWER_READY && seen == if within { word(offset & !7) } else { 0 }
     };
     let good = offsets.iter().all(|offset| is_answer(*offset, raw_read(*offset)));
-    let early_good = offsets.iter().zip(early).all(|(offset, seen)| {
-        seen == (0, ANSWER_PENDING) || is_answer(*offset, seen)
-    });
+    let early_good = offsets
+        .iter()
+        .zip(early)
+        .all(|(offset, seen)| seen == (0, ANSWER_PENDING) || is_answer(*offset, seen));
     // Behind the answer's last byte everything is zero.
     let tail = word(end & !7) >> (8 * (end & 7));
     if good && early_good && (end.is_multiple_of(8) || tail == 0) {

@@ -121,8 +121,19 @@ impl Site {
         file: impl FnOnce(PathBuf) -> PathBuf,
         shape: impl FnOnce(Builder) -> Builder,
     ) -> Self {
-        let folder = TempDir::with_prefix("bulla-test-").unwrap();
         let changes = if config == "demo" { &ROOMY[..] } else { &[] };
+        Self::boot_changed(config, changes, backend, file, shape)
+    }
+
+    /// The same, with other changes to the configuration.
+    pub(crate) fn boot_changed(
+        config: &str,
+        changes: &[(&str, &str)],
+        backend: SocketAddr,
+        file: impl FnOnce(PathBuf) -> PathBuf,
+        shape: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
+        let folder = TempDir::with_prefix("bulla-test-").unwrap();
         let proxy = Proxy { config, backend, changes };
         let image = file(proxy.image(&GUEST, folder.path()).unwrap());
         let builder = Machine::builder(image)

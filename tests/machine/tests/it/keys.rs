@@ -1,0 +1,148 @@
+//! Where a machine's key comes from, and what clients that ask about it are told without a TPM.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use machine::{Backend, body};
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+
+use crate::support::{BACKEND, PATIENCE, Site, client};
+
+/// Everything about the key in `tests/configs/demo.toml`.
+pub(crate) const IN_IMAGE: &str =
+    "certificates = \"sealed.test.pem\"\nkey = \"sealed.test.key.pem\"\nkey_origin = \"image\"";
+
+pub(crate) const EPHEMERAL: &str =
+    "key_origin = \"ephemeral\"\nnames = [\"sealed.test\", \"10.0.2.15\"]";
+
+const SEALED: &str =
+    "key_origin = \"sealed\"\nissuer = \"authority.pem\"\nnames = [\"sealed.test\"]";
+
+/// How the SubjectPublicKeyInfo of a P-256 key begins; it has 91 bytes.
+const P256_KEY: [u8; 27] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+];
+
+/// Trusts the one key that the console names, as an operator would who reads it there.
+#[derive(Debug)]
+struct Pinned {
+    sha256: String,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let mut windows = certificate.windows(91).filter(|key| key.starts_with(&P256_KEY));
+        let key = windows.next().expect("a P-256 key in the certificate");
+        assert_eq!(body::sha256(key), self.sha256, "the key that the console names");
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        panic!("TLS 1.2 was negotiated");
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// The fingerprint on the console.
+pub(crate) fn fingerprint(site: &Site) -> String {
+    let text = site.machine.console().text();
+    let lines = text.lines().filter_map(|line| line.split_once("tls key: ephemeral sha256="));
+    lines.map(|(_, digits)| digits.trim().to_owned()).next().expect("a fingerprint")
+}
+
+pub(crate) fn pinned(sha256: String) -> Arc<ClientConfig> {
+    let provider = Arc::new(ring::default_provider());
+    let algorithms = provider.signature_verification_algorithms;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Pinned { sha256, algorithms }))
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+#[test]
+fn an_ephemeral_key_is_named_on_the_console_and_differs_at_each_start() {
+    let backend = Backend::start().unwrap();
+    let start = || {
+        let changes = [(IN_IMAGE, EPHEMERAL)];
+        let site = Site::boot_changed("demo", &changes, backend.address(), |image| image, |it| it);
+        site.machine.wait_for("READY", PATIENCE).unwrap();
+        site
+    };
+    let first = start();
+    let mut stream = client::connect_as(&first, &pinned(fingerprint(&first)));
+    assert_eq!(client::get(&mut stream, "/bytes/1000"), body::bytes(1000));
+    let second = start();
+    assert_ne!(fingerprint(&first), fingerprint(&second));
+}
+
+#[test]
+fn a_sealed_key_on_a_machine_without_a_tpm_is_refused_before_ready() {
+    let changes = [(IN_IMAGE, SEALED)];
+    let address = BACKEND.1.address();
+    let site = Site::boot_changed("demo", &changes, address, |image| image, |it| it);
+    let reason = "edge-proxy: refused: sealed key: this machine has no TPM";
+    site.machine.wait_for(reason, PATIENCE).unwrap();
+    assert!(!site.machine.console().text().contains("READY"));
+}
+
+#[test]
+fn who_asks_a_machine_without_a_tpm_is_told_that_there_is_no_evidence() {
+    let backend = Backend::start().unwrap();
+    let changes = [("[log]", "[attestation]\nallow = [\"10.0.2.0/24\"]\n\n[log]")];
+    let site = Site::boot_changed("demo", &changes, backend.address(), |image| image, |it| it);
+    site.machine.wait_for("READY", PATIENCE).unwrap();
+    let mut config = ClientConfig::clone(&client::config(&site));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"bulla-attest/1".to_vec()];
+    let config = Arc::new(config);
+    for (request, line) in [
+        (&[&[0, 0, 0, 32][..], &[7; 32]].concat()[..], "no evidence: there is no TPM"),
+        (&[0, 0, 0, 31], "attestation request: a nonce of 31 bytes, not 32"),
+    ] {
+        let mark = site.machine.console().mark();
+        let mut stream = client::connect_as(&site, &config);
+        assert_eq!(stream.conn.alpn_protocol(), Some(&b"bulla-attest/1"[..]));
+        stream.write_all(request).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let expected: &[u8] = if request.len() == 36 { &[0; 4] } else { &[] };
+        assert_eq!(answer, expected);
+        // The end is logged when both sides have had theirs.
+        drop(stream);
+        site.machine.console().wait_since(mark, line, PATIENCE).unwrap();
+    }
+    site.goes_on();
+}
