@@ -41,8 +41,9 @@ fn boot(door: Door) -> Result<Infallible, Refusal> {
     memory.expect(plan::needed_bytes(image));
 
     let machine = &quiet::quiet(firmware, &memory)?;
-    let mut entropy = arch::entropy::draw()?;
-    let tpm = measure::measure(firmware, image, &mut entropy.password, &mut memory)?;
+    // Before anything of the image is changed.
+    let tpm = measure::measure(firmware, image, &mut memory)?;
+    let entropy = arch::entropy::draw()?;
     let clock = &arch::clock::calibrate(firmware, machine, image)?;
     let nic = devices::nic(machine, image, &mut memory)?;
 

@@ -14,18 +14,35 @@ const DRAWS: usize = 32;
 /// How often the CPU may say "not now" before we believe it has no entropy (Intel DRNG guide: 10).
 const RETRIES: usize = 10;
 
-/// What boot drew: one secret for the service, one number for itself, one secret for nobody.
+/// What boot drew: one secret for the service, one number for itself.
 pub(crate) struct Entropy {
     /// The seed of the service's generator.
     pub(crate) seed: Zeroizing<[u64; 4]>,
     /// Twenty-eight bits for the service's base.
     pub(crate) placement: u32,
-    /// A password that nobody will know.
-    pub(crate) password: Zeroizing<[u8; 32]>,
 }
 
 /// Draws and checks.
 pub(crate) fn draw() -> Result<Entropy, Refusal> {
+    let block = fill_block()?;
+    // Two outputs from one pool: hash it again under two labels.
+    let seed = expand(b"seed", &block);
+    let placement = expand(b"base", &block);
+    let [p0, p1, p2, p3, ..] = *placement;
+    let mut words = Zeroizing::new([0; 4]);
+    for (word, bytes) in words.iter_mut().zip(seed.as_chunks::<8>().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    Ok(Entropy { seed: words, placement: u32::from_le_bytes([p0, p1, p2, p3]) & 0x0fff_ffff })
+}
+
+/// A password that nobody will know, from a pool of its own.
+pub(crate) fn draw_password() -> Result<Zeroizing<[u8; 32]>, Refusal> {
+    let block = fill_block()?;
+    Ok(expand(b"password", &block))
+}
+
+fn fill_block() -> Result<Zeroizing<[u8; 32]>, Refusal> {
     let mut pool = Sha256::new();
     let mut previous = None;
     for _ in 0..DRAWS {
@@ -38,17 +55,7 @@ pub(crate) fn draw() -> Result<Entropy, Refusal> {
         pool.update(super::tsc().to_le_bytes());
         previous = Some(value);
     }
-    let block = Zeroizing::new(<[u8; 32]>::from(pool.finalize()));
-    // Three outputs from one pool: hash it again under three labels.
-    let seed = expand(b"seed", &block);
-    let placement = expand(b"base", &block);
-    let [p0, p1, p2, p3, ..] = *placement;
-    let mut words = Zeroizing::new([0; 4]);
-    for (word, bytes) in words.iter_mut().zip(seed.as_chunks::<8>().0) {
-        *word = u64::from_le_bytes(*bytes);
-    }
-    let placement = u32::from_le_bytes([p0, p1, p2, p3]) & 0x0fff_ffff;
-    Ok(Entropy { seed: words, placement, password: expand(b"password", &block) })
+    Ok(Zeroizing::new(pool.finalize().into()))
 }
 
 fn expand(label: &[u8], block: &[u8; 32]) -> Zeroizing<[u8; 32]> {

@@ -27,6 +27,7 @@ use tpm::{Ak, Banks, Digests, Either, Interface, Secret, Tpm, WINDOW_BYTES, quot
 use zeroize::Zeroizing;
 
 use crate::arch::console::say;
+use crate::arch::entropy;
 use crate::arch::gate::{NONCE_AT, QUOTE_BYTES, Quote, QuoteInterface};
 use crate::describe::Firmware;
 use crate::image::Image;
@@ -69,11 +70,10 @@ impl From<tpm::Error> for Refusal {
     }
 }
 
-/// Measures the image, if the machine has a TPM. `random` becomes a password that nobody knows.
+/// Measures the image, if the machine has a TPM.
 pub(crate) fn measure(
     firmware: &Firmware,
     image: &Image,
-    random: &mut Zeroizing<[u8; 32]>,
     memory: &mut Memory,
 ) -> Result<Option<Measured>, Refusal> {
     let Some((interface, mut tpm)) = find(firmware, memory)? else { return Ok(None) };
@@ -86,7 +86,7 @@ pub(crate) fn measure(
     let ak = measured.make_key()?;
     let is_answered = measured.identify(&ak, firmware)?;
     let is_open = measured.open_key_file(firmware)?;
-    measured.tpm.take_away_hierarchies(random)?;
+    measured.tpm.take_away_hierarchies(&mut *entropy::draw_password()?)?;
     measured.say(is_answered, is_open);
     Ok(Some(measured))
 }
