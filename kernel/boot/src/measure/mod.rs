@@ -54,9 +54,12 @@ const START_TIS: u32 = 6;
 const START_CRB: u32 = 7;
 const CRB_CONTROL_AREA: u64 = TPM_REGISTERS + 0x40;
 
+/// A TPM behind registers of either kind.
+type Device = Tpm<Either<Registers>>;
+
 /// A machine that was measured, up to the seal.
 pub(crate) struct Measured {
-    tpm: Tpm<Either<Registers>>,
+    tpm: Device,
     interface: Interface,
     banks: Banks,
     record: Frames,
@@ -92,10 +95,7 @@ pub(crate) fn measure(
 }
 
 /// The TPM, once it has started; `None` where there is none.
-fn find(
-    firmware: &Firmware,
-    memory: &Memory,
-) -> Result<Option<(Interface, Tpm<Either<Registers>>)>, Refusal> {
+fn find(firmware: &Firmware, memory: &Memory) -> Result<Option<(Interface, Device)>, Refusal> {
     let named = match firmware.acpi.tpm {
         None => None,
         Some(tpm) => Some(match (tpm.start_method, tpm.control_area) {
