@@ -411,16 +411,26 @@ fn a_key_that_somebody_else_sealed_is_refused() {
     let lab = Lab::new(SEALED);
     let tpm = State::new().unwrap();
     let folder = lab.folder.path();
-    let name = ["-subj", "/CN=sealed.test", "-addext", "subjectAltName=DNS:sealed.test"];
-    let mut arguments = vec!["req", "-x509", "-newkey", "ec", "-nodes", "-days", "30"];
-    arguments.extend(["-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", "own.key"]);
-    arguments.extend(["-out", "own.pem"]);
-    arguments.extend(name);
-    openssl(folder, &arguments);
+    // Right in every way but one: the name, the purpose, and an authority that nobody pinned.
+    let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"];
+    let mut authority = vec!["req", "-x509", "-subj", "/CN=another", "-keyout", "ca.key"];
+    authority.extend(["-out", "ca.pem"]);
+    authority.extend(curve);
+    openssl(folder, &authority);
+    let mut leaf = vec!["req", "-x509", "-subj", "/CN=sealed.test", "-CA", "ca.pem"];
+    leaf.extend(["-CAkey", "ca.key", "-addext", "subjectAltName=DNS:sealed.test"]);
+    leaf.extend(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", "own.key"]);
+    leaf.extend(["-out", "own.pem"]);
+    leaf.extend(curve);
+    openssl(folder, &leaf);
     let (chain, key) = (lab.path("own.pem"), lab.path("own.key"));
     let file = seal_key(&lab, &tpm, &chain, &key, "own.sealed");
     let disk = lab.disk("own", &lab.efi(), Some(&file), None);
-    refuses(&lab.boot(&disk, &tpm, Interface::Crb));
+    let site = lab.boot(&disk, &tpm, Interface::Crb);
+    refuses(&site);
+    let text = site.machine.console().text();
+    assert!(text.contains("sealed key opened"), "the TPM did open it: {text}");
+    assert!(text.contains("issuer"), "{text}");
 }
 
 #[test]
