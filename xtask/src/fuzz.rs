@@ -6,10 +6,12 @@
 //! folder, and only what is worth it is committed.
 
 use std::ffi::OsString;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use crate::build;
 use crate::steps::{self, Error, while_doing};
@@ -22,6 +24,12 @@ const FEATURE: &str = "libfuzzer";
 
 /// How long each target runs if nothing else is said.
 pub const USUAL: Duration = Duration::from_secs(60);
+
+/// How long each target runs in the long tests.
+pub const LONG: Duration = Duration::from_secs(600);
+
+/// How much of a failed target's words is shown.
+const SHOWN: usize = 60;
 
 /// An input that takes longer has hung.
 const LONGEST_INPUT: Duration = Duration::from_secs(10);
@@ -72,6 +80,13 @@ pub fn options(arguments: impl IntoIterator<Item = OsString>) -> Result<Options,
                 }
                 options.time = Duration::from_secs(seconds);
             }
+            Long("minutes") => {
+                let minutes: u64 = parser.value()?.parse()?;
+                if minutes == 0 {
+                    return Err(Error::Usage("--minutes is 0".to_owned()));
+                }
+                options.time = Duration::from_secs(minutes.saturating_mul(60));
+            }
             Long("list") => options.is_list = true,
             Value(target) if options.target.is_none() => options.target = Some(target.string()?),
             other => return Err(other.unexpected().into()),
@@ -80,7 +95,7 @@ pub fn options(arguments: impl IntoIterator<Item = OsString>) -> Result<Options,
     Ok(options)
 }
 
-/// Runs the targets in turn, or lists them.
+/// Runs one target or all of them, or lists them.
 ///
 /// # Errors
 ///
@@ -100,19 +115,61 @@ pub fn run(options: &Options) -> Result<(), Error> {
         }
     }
     build_programs()?;
-    let mut failed = 0;
-    for Target { name, about } in &targets {
-        println!("\n-- {name}: {about}");
-        match steps::run(&mut program(name, options.time)?) {
-            Ok(()) => {}
-            Err(error @ Error::Command { .. }) => {
-                eprintln!("xtask: {error}");
-                eprintln!("hint: mend it, and keep the input as fuzz/regressions/{name}/WHAT");
-                failed += 1;
-            }
-            Err(error) => return Err(error),
+    match &targets[..] {
+        [only] => {
+            println!("\n-- {}: {}", only.name, only.about);
+            let result = steps::run(&mut program(&only.name, options.time)?);
+            finish(judge(&only.name, result)?)
         }
+        _ => finish(side_by_side(targets, options.time)?),
     }
+}
+
+/// Runs as many targets at once as there are processors; how many failed. What each says goes to a
+/// file, whose end is shown of those that fail.
+fn side_by_side(targets: Vec<Target>, time: Duration) -> Result<usize, Error> {
+    let logs = target_dir().join("logs");
+    fs::create_dir_all(&logs).map_err(while_doing(logs.display()))?;
+    let workers = thread::available_parallelism().map_or(1, NonZero::get);
+    let waiting = Mutex::new(targets.into_iter());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        let mut failed = 0;
+        while let Some(Target { name, about }) = next() {
+            let log = logs.join(&name).with_extension("log");
+            let result = steps::run_into(&mut program(&name, time)?, &log);
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            let done = said.lines().rev().find(|line| line.starts_with("Done "));
+            println!("{name:26} {about} {}", done.unwrap_or("It did not come to its end."));
+            if result.is_err() {
+                let lines: Vec<&str> = said.lines().collect();
+                let tail = lines.get(lines.len().saturating_sub(SHOWN)..).unwrap_or_default();
+                eprintln!("{}", tail.join("\n"));
+            }
+            failed += judge(&name, result)?;
+        }
+        Ok(failed)
+    };
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        running.into_iter().map(|worker| worker.join().unwrap_or(Ok(1))).sum()
+    })
+}
+
+/// One if the target failed, with what to do; another error than that is one.
+fn judge(name: &str, result: Result<(), Error>) -> Result<usize, Error> {
+    match result {
+        Ok(()) => Ok(0),
+        Err(error @ Error::Command { .. }) => {
+            eprintln!("xtask: {error}");
+            eprintln!("hint: mend it, and keep the input as fuzz/regressions/{name}/WHAT");
+            Ok(1)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn finish(failed: usize) -> Result<(), Error> {
     if failed > 0 { Err(Error::Tests { failed }) } else { Ok(()) }
 }
 
@@ -254,6 +311,9 @@ mod tests {
         let time = Duration::from_secs(5);
         let target = Some("edge_config".to_owned());
         check(&["edge_config", "--seconds", "5"], Ok(Options { target, time, is_list: false }));
+        let time = Duration::from_secs(120);
+        check(&["--minutes", "2"], Ok(Options { time, ..Options::default() }));
+        check(&["--minutes", "0"], Err("--minutes is 0"));
         check(&["--seconds", "0"], Err("--seconds is 0"));
         check(&["a", "b"], Err("unexpected argument \"b\""));
         check(&["--fast"], Err("invalid option '--fast'"));

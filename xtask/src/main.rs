@@ -26,8 +26,8 @@ usage: cargo xtask COMMAND
   run APP --config F [--qemu-arg ARG ..]
                                boots an image in QEMU, its console on the terminal
   attack [--json] [FILTER]     everything that is forbidden, tried by a program in the machine
-  fuzz [TARGET] [--seconds N] [--list]
-                               hostile inputs, made by libFuzzer; without a target, all in turn
+  fuzz [TARGET] [--minutes N] [--seconds N] [--list]
+                               hostile inputs, made by libFuzzer; without a target, all of them
   symbolize ..                 the functions and lines that a crash record names
   tidy [--write]               the rules that a compiler does not check
   install                      the programs that all of this needs

@@ -1,6 +1,8 @@
 //! Runs the commands that a task is made of, so that what fails is named and nothing is left over.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 use std::{env, fmt};
@@ -89,6 +91,18 @@ pub fn cargo(verb: &str) -> Command {
 /// [`Error::Command`] if it fails.
 pub fn run(command: &mut Command) -> Result<(), Error> {
     let (tied, line) = tie(command);
+    check(&line, Process::start(tied, LONGEST_STEP)?.wait(LONGEST_STEP)?)
+}
+
+/// Runs a command that writes whatever it has to say to a file.
+///
+/// # Errors
+///
+/// [`Error::Command`] if it fails, [`Error::Failed`] if there can be no such file.
+pub fn run_into(command: &mut Command, log: &Path) -> Result<(), Error> {
+    let (mut tied, line) = tie(command);
+    let file = File::create(log).map_err(while_doing(log.display()))?;
+    tied.stderr(file.try_clone().map_err(while_doing(log.display()))?).stdout(file);
     check(&line, Process::start(tied, LONGEST_STEP)?.wait(LONGEST_STEP)?)
 }
 

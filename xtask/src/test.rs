@@ -41,7 +41,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     })?;
     report.tests("inputs of the fuzz targets", || test(options, &fuzz::replay(), &[]))?;
     if options.is_long && options.filter.is_none() {
-        report.check("fuzz targets", || fuzz::run(&fuzz::Options::default()))?;
+        let time = fuzz::LONG;
+        report
+            .check("fuzz targets", || fuzz::run(&fuzz::Options { time, ..Default::default() }))?;
     }
     let is_built = report.check("guest programs build", || build::guest().map(drop))?;
     if is_built {
