@@ -42,6 +42,11 @@ fn serves_on_pc_with_qboot() {
 }
 
 #[test]
+fn serves_on_microvm() {
+    serves_on(Chipset::Microvm, Firmware::Qboot, 64);
+}
+
+#[test]
 fn serves_in_16_mib() {
     serves_on(Chipset::Q35, Firmware::SeaBios, 16);
     serves_on(Chipset::Pc, Firmware::Qboot, 16);
