@@ -100,6 +100,7 @@ fn what(row: &Row) -> &'static str {
         Kind::CrashRecord => "crash record",
         Kind::LocalApic => "local APIC registers (uncached)",
         Kind::TpmRegisters => "TPM registers (uncached)",
+        Kind::DeviceRegisters => "a virtio card's registers: its doorbell and its line (uncached)",
         Kind::TpmAnswer => "the TPM's last answer",
         Kind::PageTables => "the page tables: read-only, and this is their only view",
     }

@@ -37,6 +37,9 @@ pub(crate) const LOCAL_APIC: u64 = GATE_REGION + 0x1_0000;
 pub(crate) const TPM: Span = Span::new(GATE_REGION + 0x1_1000, PAGE_BYTES);
 pub(crate) const TPM_ANSWER: Span = Span::new(GATE_REGION + 0x1_2000, PAGE_BYTES);
 
+/// The registers of a card whose doorbell the gate rings.
+pub(crate) const DEVICE: Span = Span::new(GATE_REGION + 0x1_3000, PAGE_BYTES);
+
 /// The gate's text.
 pub(crate) const GATE_TEXT: u64 = GATE_REGION + 0x2000;
 
@@ -59,6 +62,9 @@ const GATE_PAGES: [(Kind, u64); 10] = [
 const TPM_PAGES: [(Kind, u64); 2] =
     [(Kind::TpmRegisters, TPM.start), (Kind::TpmAnswer, TPM_ANSWER.start)];
 
+/// The region of ring 0 that only a machine has whose card is on no bus.
+const DEVICE_PAGE: (Kind, u64) = (Kind::DeviceRegisters, DEVICE.start);
+
 /// Where the page tables are mapped, for ring 0 to read.
 const PAGE_TABLES: u64 = GATE_REGION + 0x2_0000;
 
@@ -74,11 +80,21 @@ pub struct Machine {
     pub has_tpm: bool,
     /// Whether the platform has a VM generation id.
     pub has_generation_id: bool,
-    /// Whether both queues' doorbells are on one page, as they are unless a device is told to give
-    /// each queue a page.
-    pub has_shared_doorbell: bool,
+    /// Where the NIC's doorbells are.
+    pub doorbell: Doorbell,
     /// Whether there is memory enough to line the heap up with 2 MiB pages.
     pub has_large_pages: bool,
+}
+
+/// Where the doorbells of a NIC's two queues are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doorbell {
+    /// On one page of the service's, as they are unless a device is told to give each queue a page.
+    Shared,
+    /// On a page for each queue.
+    Apart,
+    /// On a page of ring 0's, because the NIC is on no bus (virtio-mmio): the gate rings them.
+    ByGate,
 }
 
 impl Machine {
@@ -88,7 +104,7 @@ impl Machine {
             has_nic: header.needs_nic,
             has_tpm: false,
             has_generation_id: false,
-            has_shared_doorbell: true,
+            doorbell: Doorbell::Shared,
             has_large_pages: true,
         }
     }
@@ -101,12 +117,14 @@ impl Machine {
             "with a VM generation id",
             "heap in 4 KiB pages",
             "a doorbell page for each queue",
+            "a NIC on no bus",
         ];
         let with = [
             "with a TPM",
             "with a TPM and a generation id",
             "with a TPM, 4 KiB pages",
             "with a TPM, doorbell pages",
+            "with a TPM, a NIC on no bus",
         ];
         let machines = |has_tpm| {
             let usual = Self { has_tpm, ..Self::usual(header) };
@@ -114,13 +132,15 @@ impl Machine {
                 usual,
                 Self { has_generation_id: true, ..usual },
                 Self { has_large_pages: false, ..usual },
-                Self { has_shared_doorbell: false, ..usual },
+                Self { doorbell: Doorbell::Apart, ..usual },
+                Self { doorbell: Doorbell::ByGate, ..usual },
             ]
         };
         let without = without.into_iter().zip(machines(false));
         let named = without.chain(with.into_iter().zip(machines(true)));
         // Without a NIC there are no doorbells.
-        named.filter(|(_, machine)| machine.has_nic || machine.has_shared_doorbell).collect()
+        let is_usual = |machine: &Self| machine.doorbell == Doorbell::Shared;
+        named.filter(|(_, machine)| machine.has_nic || is_usual(machine)).collect()
     }
 }
 
@@ -154,7 +174,9 @@ pub fn predict(manifest: &Manifest, header: &Header, machine: &Machine) -> Optio
         }
     }
     let tpm = TPM_PAGES.into_iter().filter(|_| machine.has_tpm);
-    let gate = GATE_PAGES.into_iter().chain(tpm);
+    let is_by_gate = machine.has_nic && machine.doorbell == Doorbell::ByGate;
+    let device = is_by_gate.then_some(DEVICE_PAGE);
+    let gate = GATE_PAGES.into_iter().chain(tpm).chain(device);
     let gate = gate.map(|(kind, address)| (kind, address, PAGE_BYTES));
     let tables = if machine.has_large_pages { large_page_tables } else { small_page_tables };
     let table_bytes = tables(header.heap_bytes).checked_mul(PAGE_BYTES)?;
@@ -181,8 +203,8 @@ fn behind_the_service(
                 (doorbell, PAGE_BYTES),
             ]
         };
-        let second = (!machine.has_shared_doorbell).then_some(Kind::Doorbell);
-        let receive = Some(Kind::Doorbell);
+        let second = (machine.doorbell == Doorbell::Apart).then_some(Kind::Doorbell);
+        let receive = (machine.doorbell != Doorbell::ByGate).then_some(Kind::Doorbell);
         parts.extend(queue(ring::RECEIVE_DESCRIPTORS, ring::RECEIVE_BUFFER_BYTES, receive));
         parts.extend(queue(ring::TRANSMIT_DESCRIPTORS, ring::TRANSMIT_BUFFER_BYTES, second));
     }

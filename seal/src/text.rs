@@ -4,7 +4,7 @@ use crate::audit::{Predicted, Report};
 use crate::configuration::on_stop;
 use crate::gate::{Decoding, Gate, Listed};
 use crate::json::Value;
-use crate::layout::{self, Place, Row};
+use crate::layout::{self, Doorbell, Place, Row};
 use crate::property::Property;
 use crate::scan::Family;
 use crate::service_text::{Count, ServiceText};
@@ -227,7 +227,8 @@ fn variant(predicted: &Predicted) -> Value {
         ("nic", Value::Bool(machine.has_nic)),
         ("tpm", Value::Bool(machine.has_tpm)),
         ("generation_id", Value::Bool(machine.has_generation_id)),
-        ("shared_doorbell", Value::Bool(machine.has_shared_doorbell)),
+        ("shared_doorbell", Value::Bool(machine.doorbell == Doorbell::Shared)),
+        ("doorbell_by_gate", Value::Bool(machine.doorbell == Doorbell::ByGate)),
         ("large_pages", Value::Bool(machine.has_large_pages)),
         ("layout_digest", Value::Text(hex(&predicted.digest))),
         ("refused", refused),

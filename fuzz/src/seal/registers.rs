@@ -4,7 +4,7 @@
 //! equal to what our own code writes.
 
 use abi::Span;
-use abi::gate::{IDLE, LOG, QUOTE, SPURIOUS_VECTOR, STOP, TIMER_VECTOR, TPM_READ};
+use abi::gate::{IDLE, LOG, NOTIFY, QUOTE, SPURIOUS_VECTOR, STOP, TIMER_VECTOR, TPM_READ};
 use abi::ring::{
     Descriptor, RECEIVE_DESCRIPTORS, TRANSMIT_DESCRIPTORS, receive_descriptor, transmit_descriptor,
 };
@@ -154,7 +154,7 @@ pub fn gdt(data: &[u8]) {
 }
 
 /// What ring 3 may call.
-const CALLS: [u8; 5] = [IDLE, LOG, STOP, QUOTE, TPM_READ];
+const CALLS: [u8; 6] = [IDLE, LOG, STOP, NOTIFY, QUOTE, TPM_READ];
 
 /// The vectors that have to have a gate.
 fn is_needed(vector: u8) -> bool {

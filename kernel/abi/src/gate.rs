@@ -18,8 +18,16 @@ pub const LOG: u8 = 0x81;
 /// `stop(rdi = reason)`: prints a record, then resets or powers off as the image says. No return.
 pub const STOP: u8 = 0x82;
 
-/// Reserved: `notify(queue)`, for transports whose doorbell shares a page with configuration.
+/// `notify(rdi = queue)`: rings a network card whose doorbell shares its page with configuration.
+///
+/// Returns in `rax` one of [`NOTIFY_RUNG`] and [`NOTIFY_REFUSED`]; `rcx` and `rdx` are zero.
 pub const NOTIFY: u8 = 0x83;
+
+/// The device was told.
+pub const NOTIFY_RUNG: u64 = 0;
+
+/// There is no such queue, or the service has the doorbell's page and needs no gate.
+pub const NOTIFY_REFUSED: u64 = 1;
 
 /// `quote(rdi, rsi, rdx, r8 = 32 bytes)`: starts the one TPM command that is left after the seal.
 ///

@@ -22,7 +22,8 @@ pub struct Queue {
     pub used: Span,
     /// The buffers all descriptors lie in; geometry in [`crate::ring`].
     pub buffers: Span,
-    /// Where a 16-bit store of the queue's number rings the device's bell.
+    /// Where a 16-bit store of the queue's number rings the device's bell, or 0: then
+    /// [`crate::gate::NOTIFY`] rings it.
     pub doorbell: u64,
     /// The queue's number.
     pub number: u64,

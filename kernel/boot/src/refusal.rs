@@ -30,6 +30,10 @@ pub(crate) enum Refusal {
     Image(abi::image::Malformed),
     /// The machine is too small.
     Memory { needed_mib: u64, found_mib: u64, what: &'static str },
+    /// A device interrupts by a line that no I/O APIC has.
+    Line { line: u32 },
+    /// Other lines reach us than the one that the image's device needs.
+    Lines { open: usize, needed: usize },
     /// Too many of something, with the bound.
     Bound { what: &'static str, limit: usize },
     /// The source of randomness fails its checks.
@@ -69,7 +73,7 @@ impl fmt::Display for Refusal {
             Self::BusMasters { others } => {
                 write!(
                     f,
-                    "{others} PCI functions that the image does not name may still master the bus"
+                    "{others} devices that the image does not name may still master the bus"
                 )
             }
             Self::ClockSource => {
@@ -96,12 +100,18 @@ impl fmt::Display for Refusal {
                 f,
                 "this image needs {needed_mib} MiB of memory, the machine has {found_mib} MiB ({what} does not fit in one piece)"
             ),
+            Self::Line { line } => {
+                write!(f, "interrupt line {line} of a virtio device is on no I/O APIC")
+            }
+            Self::Lines { open, needed } => {
+                write!(f, "{open} interrupt lines are open, {needed} needed")
+            }
             Self::Bound { what, limit } => write!(f, "more than {limit} {what}"),
             Self::NoEntropy(why) => write!(f, "no entropy: {why}"),
             Self::NoNic => {
                 write!(
                     f,
-                    "the image needs a network card and none was found (QEMU: -device virtio-net-pci)"
+                    "the image needs a network card and none was found (QEMU: -device virtio-net-pci, or virtio-net-device on microvm)"
                 )
             }
             Self::Record(malformed) => write!(f, "{malformed}"),

@@ -30,7 +30,7 @@ pub(crate) fn print(cpu: &Cpu, clock: &Clock, plan: &Plan, seal: &Seal) {
         bytes(Access::ReadWrite, Ring::Service) >> 10
     );
     say!(
-        "seal: ring 0: {} bytes of gate, {} vectors, 5 of them open to ring 3",
+        "seal: ring 0: {} bytes of gate, {} vectors, 6 of them open to ring 3",
         seal.gate_bytes,
         seal.vectors
     );
@@ -44,11 +44,15 @@ pub(crate) fn print(cpu: &Cpu, clock: &Clock, plan: &Plan, seal: &Seal) {
         if cpu.has_umip { " UMIP" } else { ", no UMIP" }
     );
     say!(
-        "seal: devices: {} descriptors fixed, {} of {} PCI functions may master the bus",
+        "seal: devices: {} descriptors fixed, {} of {} devices may master the bus, {} interrupt lines open",
         seal.descriptors,
         seal.masters,
-        seal.functions
+        seal.devices,
+        seal.lines
     );
+    if seal.is_reduced {
+        say!("seal: no port resets this machine or powers it off: it halts when it stops");
+    }
     say!(
         "seal: clock: tsc {} kHz, wall {} s since 1970 from {:?}; AVX {}, ADX {}; VM generation id {}",
         clock.tsc_hz / 1000,

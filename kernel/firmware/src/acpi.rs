@@ -1,7 +1,7 @@
 //! The few facts boot needs from ACPI: ports, interrupt controllers, PCI's window, the VM's id.
 //!
-//! Source: ACPI 6.5, sections 5.2.5 (RSDP), 5.2.7-8 (RSDT, XSDT), 5.2.9 (FADT), 5.2.12 (MADT); PCI
-//! firmware specification 3.3, section 4.1.2 (MCFG); "Virtual Machine Generation ID" (Microsoft);
+//! Source: ACPI 6.5, sections 5.2.5 (RSDP), 5.2.7-8 (RSDT, XSDT), 5.2.9 (FADT), 5.2.12 (MADT), 6.4.3
+//! (resource descriptors), 20.2 (AML); PCI firmware specification 3.3, section 4.1.2 (MCFG); "Virtual Machine Generation ID" (Microsoft);
 //! TCG ACPI Specification 1.4, section 7.3 (TPM2).
 
 use arrayvec::ArrayVec;
@@ -16,6 +16,12 @@ const MAX_TABLES: usize = 64;
 
 /// How many I/O APICs we can quiet.
 const MAX_IO_APICS: usize = 8;
+
+/// How many virtio devices in memory we look at: QEMU's microvm has 24 places for them.
+const MAX_VIRTIO: usize = 32;
+
+/// How far into its device's definition a name may lie: QEMU's is 65 bytes in all.
+const MAX_DEVICE_BYTES: usize = 256;
 
 /// Where the id lies in the page that VGIA names (QEMU docs/specs/vmgenid).
 const GENERATION_ID_OFFSET: u64 = 40;
@@ -49,6 +55,37 @@ pub struct Tpm2 {
     pub start_method: u32,
 }
 
+/// An I/O APIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoApic {
+    /// The physical address of its registers.
+    pub address: u64,
+    /// The number that its first line has in the whole machine.
+    pub first_line: u32,
+}
+
+/// A line to an I/O APIC, as a device uses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Its number in the whole machine.
+    pub number: u32,
+    /// Whether an interrupt is a change of the line, and not its state.
+    pub is_edge: bool,
+    /// Whether the line is active when it is low.
+    pub is_active_low: bool,
+}
+
+/// A virtio device whose registers lie in memory, with no bus around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtioMmio {
+    /// The physical address of its registers.
+    pub address: u64,
+    /// The size of its registers.
+    pub length: u64,
+    /// The line that it interrupts by.
+    pub line: Line,
+}
+
 /// What we took from ACPI. A machine without ACPI has none of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acpi {
@@ -60,14 +97,18 @@ pub struct Acpi {
     pub reset: Option<Reset>,
     /// The RTC's index of the century.
     pub century: Option<u8>,
-    /// The physical addresses of the I/O APICs.
-    pub io_apics: ArrayVec<u64, MAX_IO_APICS>,
+    /// Whether the machine has none of ACPI's fixed registers, so no port that ends it either.
+    pub is_reduced: bool,
+    /// The I/O APICs.
+    pub io_apics: ArrayVec<IoApic, MAX_IO_APICS>,
     /// PCI configuration space as memory.
     pub ecam: Option<Ecam>,
     /// The physical address of the 16 bytes that change when the machine is cloned.
     pub generation_id: Option<u64>,
     /// The TPM.
     pub tpm: Option<Tpm2>,
+    /// Virtio devices with registers in memory.
+    pub virtio: ArrayVec<VirtioMmio, MAX_VIRTIO>,
 }
 
 /// Reads what can be read from the root pointer on.
@@ -157,8 +198,10 @@ fn fixed(physical: &impl Physical, fadt: &[u8], acpi: &mut Acpi) -> Result<(), M
     };
     acpi.pm_timer = port(76);
     acpi.century = u8_at(fadt, 108).filter(|index| *index != 0);
+    let flags = u32_at(fadt, 112).unwrap_or(0);
+    acpi.is_reduced = flags & (1 << 20) != 0;
     // The reset register: a generic address in I/O space (1), if the flag RESET_REG_SUP says so.
-    let has_reset = u32_at(fadt, 112).is_some_and(|flags| flags & (1 << 10) != 0);
+    let has_reset = flags & (1 << 10) != 0;
     if has_reset && u8_at(fadt, 116) == Some(1) {
         let port = u64_at(fadt, 120).and_then(|port| u16::try_from(port).ok());
         acpi.reset = port.zip(u8_at(fadt, 128)).map(|(port, value)| Reset { port, value });
@@ -168,7 +211,9 @@ fn fixed(physical: &impl Physical, fadt: &[u8], acpi: &mut Acpi) -> Result<(), M
     else {
         return Ok(());
     };
-    let sleep_type = soft_off(table(physical, dsdt)?);
+    let dsdt = table(physical, dsdt)?;
+    let sleep_type = soft_off(dsdt);
+    virtio(dsdt, acpi)?;
     // SLP_TYP is bits 10 to 12, SLP_EN is bit 13 (ACPI 6.5, 4.8.3.2.1).
     acpi.power_off = port(64).zip(sleep_type).map(|(port, kind)| (port, kind << 10 | 1 << 13));
     Ok(())
@@ -194,6 +239,58 @@ fn soft_off(dsdt: &[u8]) -> Option<u16> {
     (value < 8).then_some(u16::from(value))
 }
 
+/// The virtio devices of a DSDT: `Device (..) { Name (_HID, "LNRO0005") .. Name (_CRS, Buffer ..) }`.
+///
+/// A device whose definition has another form than [`virtio_device`] knows is none that boot uses.
+fn virtio(dsdt: &[u8], acpi: &mut Acpi) -> Result<(), Malformed> {
+    const ID: &[u8] = b"\x08_HID\x0dLNRO0005\x00";
+    // As in `soft_off`, one byte decides almost every place: the id's first letter.
+    let places = (0..dsdt.len()).zip(dsdt).filter(|(_, byte)| **byte == b'L');
+    for end in places.filter_map(|(at, _)| at.checked_sub(6)?.checked_add(ID.len())) {
+        if dsdt.get(end.saturating_sub(ID.len())..end) != Some(ID) {
+            continue;
+        }
+        let rest = dsdt.get(end..).unwrap_or(&[]);
+        // Up to the next device's id, so that nobody gets another one's resources.
+        let next = rest.windows(5).position(|name| name == b"\x08_HID").unwrap_or(rest.len());
+        let body = rest.get(..next.min(MAX_DEVICE_BYTES)).unwrap_or(&[]);
+        if let Some(device) = virtio_device(body) {
+            let full = Malformed::TooMany("the machine has more than 32 virtio devices in memory");
+            acpi.virtio.try_push(device).map_err(|_| full)?;
+        }
+    }
+    Ok(())
+}
+
+/// A device's registers and line, from `Name (_CRS, ResourceTemplate () { Memory32Fixed (..),
+/// Interrupt (..) { one line } })`.
+///
+/// The encoding is fixed: NameOp, "_CRS", BufferOp, a length of one byte, BytePrefix and a byte for
+/// the size, then the resources (ACPI 6.5, 20.2.5.4): a descriptor of 9 bytes (6.4.3.4) and one of
+/// 6 bytes (6.4.3.6).
+fn virtio_device(body: &[u8]) -> Option<VirtioMmio> {
+    let at = body.windows(6).position(|window| window == b"\x08_CRS\x11")?;
+    let buffer = body.get(at.checked_add(6)?..)?;
+    let [length, 0x0a, _size, resources @ ..] = buffer else { return None };
+    let registers = resources.get(..12)?;
+    let interrupt = resources.get(12..21)?;
+    let is_known = *length < 0x40
+        && registers.starts_with(&[0x86, 9, 0])
+        && interrupt.starts_with(&[0x89, 6, 0])
+        && u8_at(interrupt, 4) == Some(1);
+    let flags = u8_at(interrupt, 3)?;
+    let device = VirtioMmio {
+        address: u32_at(registers, 4)?.into(),
+        length: u32_at(registers, 8)?.into(),
+        line: Line {
+            number: u32_at(interrupt, 5)?,
+            is_edge: flags & 1 << 1 != 0,
+            is_active_low: flags & 1 << 2 != 0,
+        },
+    };
+    is_known.then_some(device)
+}
+
 fn interrupts(madt: &[u8], acpi: &mut Acpi) -> Result<(), Malformed> {
     let mut rest = madt.get(44..).unwrap_or(&[]);
     while let [kind, length, ..] = *rest {
@@ -201,9 +298,10 @@ fn interrupts(madt: &[u8], acpi: &mut Acpi) -> Result<(), Malformed> {
         if entry.len() < 2 {
             break;
         }
-        if let (1, Some(address)) = (kind, u32_at(entry, 4)) {
+        if let (1, Some(address), Some(first_line)) = (kind, u32_at(entry, 4), u32_at(entry, 8)) {
             let full = Malformed::TooMany("the machine has more than 8 I/O APICs");
-            acpi.io_apics.try_push(u64::from(address)).map_err(|_| full)?;
+            let io_apic = IoApic { address: address.into(), first_line };
+            acpi.io_apics.try_push(io_apic).map_err(|_| full)?;
         }
         rest = next;
     }
@@ -262,6 +360,12 @@ mod tests {
         bytes
     }
 
+    /// The last device of QEMU 7.2's `-machine microvm`, in the form of its DSDT.
+    const VIRTIO: &[u8] =
+        b"\x5b\x82\x42\x04VR23\x08_HID\x0dLNRO0005\x00\x08_UID\x0a\x17\x08_CCA\x01\
+        \x08_CRS\x11\x1a\x0a\x17\x86\x09\x00\x01\x00\x2e\xb0\xfe\x00\x02\x00\x00\
+        \x89\x06\x00\x01\x01\x2f\x00\x00\x00\x79\x00";
+
     fn root_pointer(rsdt: u32) -> Vec<u8> {
         let mut bytes = vec![0; 20];
         bytes[..8].copy_from_slice(b"RSD PTR ");
@@ -290,7 +394,7 @@ mod tests {
         let madt = [vec![0; 8], vec![0, 8, 0, 0, 1, 0, 0, 0], {
             let mut io_apic = vec![1, 12, 0, 0];
             io_apic.extend_from_slice(&0xfec0_0000u32.to_le_bytes());
-            io_apic.extend_from_slice(&[0; 4]);
+            io_apic.extend_from_slice(&0x18u32.to_le_bytes());
             io_apic
         }];
         let mut mcfg = vec![0; 8];
@@ -300,9 +404,10 @@ mod tests {
         let mut tpm = vec![0; 4];
         tpm.extend_from_slice(&0xfed4_0040u64.to_le_bytes());
         tpm.extend_from_slice(&7u32.to_le_bytes());
+        let dsdt = [&b"..\x08_S5_\x12\x06\x04\x0a\x05\x00\x00.."[..], VIRTIO].concat();
         let tables: [(u64, Vec<u8>); 6] = [
             (0x3000, facp()),
-            (0x5000, sealed(b"DSDT", b"TEST    ", b"..\x08_S5_\x12\x06\x04\x0a\x05\x00\x00..")),
+            (0x5000, sealed(b"DSDT", b"TEST    ", &dsdt)),
             (0x6000, sealed(b"APIC", b"TEST    ", &madt.concat())),
             (0x7000, sealed(b"MCFG", b"TEST    ", &mcfg)),
             (0x7800, ssdt),
@@ -326,10 +431,78 @@ mod tests {
         assert_eq!(acpi.power_off, Some((0x604, 5 << 10 | 1 << 13)));
         assert_eq!(acpi.reset, Some(Reset { port: 0xcf9, value: 0x0f }));
         assert_eq!(acpi.century, Some(0x32));
-        assert_eq!(acpi.io_apics.as_slice(), &[0xfec0_0000]);
+        assert!(!acpi.is_reduced);
+        let io_apic = IoApic { address: 0xfec0_0000, first_line: 0x18 };
+        assert_eq!(acpi.io_apics.as_slice(), &[io_apic]);
         assert_eq!(acpi.ecam, Some(Ecam { base: 0xb000_0000, first_bus: 0, last_bus: 0xff }));
         assert_eq!(acpi.generation_id, Some(0x8028));
         assert_eq!(acpi.tpm, Some(Tpm2 { control_area: 0xfed4_0040, start_method: 7 }));
+        let line = Line { number: 47, is_edge: false, is_active_low: false };
+        let device = VirtioMmio { address: 0xfeb0_2e00, length: 0x200, line };
+        assert_eq!(acpi.virtio.as_slice(), &[device]);
+    }
+
+    /// The devices of a DSDT that holds `VIRTIO` with one byte changed, and then `VIRTIO` itself.
+    fn two_devices(at: usize, value: u8) -> Acpi {
+        let mut changed = VIRTIO.to_vec();
+        changed[at] = value;
+        let mut acpi = Acpi::default();
+        virtio(&[&changed, VIRTIO].concat(), &mut acpi).unwrap();
+        acpi
+    }
+
+    #[test]
+    fn finds_every_virtio_device_and_how_its_line_works() {
+        let flags = VIRTIO.len() - 8;
+        let level = |is_edge, is_active_low| Line { number: 47, is_edge, is_active_low };
+        for (value, line) in [
+            (0b0001, level(false, false)),
+            (0b0011, level(true, false)),
+            (0b0101, level(false, true)),
+            (0b1111, level(true, true)),
+        ] {
+            let acpi = two_devices(flags, value);
+            assert_eq!(acpi.virtio.len(), 2);
+            assert_eq!(acpi.virtio[0].line, line, "{value:#b}");
+        }
+    }
+
+    #[test]
+    fn a_virtio_device_in_another_form_is_none_and_borrows_nothing() {
+        let name = 4 + 4 + 5 + 10;
+        let resources = VIRTIO.len() - 2 - 9 - 12;
+        for at in [name - 2, resources - 3, resources - 2, resources, resources + 12] {
+            let acpi = two_devices(at, 0xee);
+            assert_eq!(acpi.virtio.len(), 1, "byte {at}");
+        }
+        // Two lines are one too many: which of them is it?
+        assert_eq!(two_devices(resources + 16, 2).virtio.len(), 1);
+        let mut acpi = Acpi::default();
+        for length in 0..VIRTIO.len() - 2 {
+            virtio(&VIRTIO[..length], &mut acpi).unwrap();
+        }
+        assert_eq!(acpi.virtio.len(), 0);
+    }
+
+    #[test]
+    fn more_virtio_devices_than_anybody_has_are_refused() {
+        let many = VIRTIO.repeat(MAX_VIRTIO + 1);
+        let expected = "the machine has more than 32 virtio devices in memory";
+        assert_eq!(virtio(&many, &mut Acpi::default()), Err(Malformed::TooMany(expected)));
+    }
+
+    #[test]
+    fn knows_a_machine_without_fixed_registers() {
+        let mut machine = machine();
+        let flags = 1u32 << 20 | 1 << 10;
+        let mut body = facp()[36..].to_vec();
+        body[112 - 36..116 - 36].copy_from_slice(&flags.to_le_bytes());
+        // The reset register is memory here, which is none of ours.
+        body[116 - 36] = 0;
+        machine.0[0].1 = sealed(b"FACP", b"TEST    ", &body);
+        let acpi = parse(&machine, 0x1000).unwrap();
+        assert!(acpi.is_reduced);
+        assert_eq!(acpi.reset, None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub mod kvmclock;
 mod memory_map;
 mod pvh;
 
-pub use acpi::{Acpi, Ecam, Reset, Tpm2, parse as parse_acpi};
+pub use acpi::{Acpi, Ecam, IoApic, Line, Reset, Tpm2, VirtioMmio, parse as parse_acpi};
 pub use memory_map::parse as parse_memory_map;
 pub use pvh::{MAX_RANGES, MemoryRange, StartInfo, parse as parse_start_info};
 

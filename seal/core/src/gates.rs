@@ -1,7 +1,7 @@
 //! The audit of the interrupt descriptor table: the doors into ring 0.
 
 use abi::Span;
-use abi::gate::{IDLE, LOG, QUOTE, SPURIOUS_VECTOR, STOP, TIMER_VECTOR, TPM_READ};
+use abi::gate::{IDLE, LOG, NOTIFY, QUOTE, SPURIOUS_VECTOR, STOP, TIMER_VECTOR, TPM_READ};
 
 use crate::bits::{field, u64_at};
 use crate::segments::KERNEL_CODE;
@@ -25,7 +25,7 @@ pub const MACHINE_CHECK_STACK: u8 = 3;
 const GATE_BYTES: usize = 16;
 
 /// The vectors that ring 3 may call with `int`.
-const CALLS: [u8; 5] = [IDLE, LOG, STOP, QUOTE, TPM_READ];
+const CALLS: [u8; 6] = [IDLE, LOG, STOP, NOTIFY, QUOTE, TPM_READ];
 
 /// A 64-bit interrupt gate (Intel SDM 3A table 3-2): it clears IF on the way in.
 const INTERRUPT_GATE: u64 = 0xe;

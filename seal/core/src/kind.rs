@@ -100,6 +100,8 @@ pub enum Kind {
     LocalApic,
     /// The TPM's registers.
     TpmRegisters,
+    /// The registers of a device whose doorbell shares its page with configuration.
+    DeviceRegisters,
     /// The TPM's last answer, which the gate hands out eight bytes at a time.
     TpmAnswer,
     /// The page tables themselves.
@@ -108,7 +110,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the sealed address space's table.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::ServiceText,
         Self::ServiceRodata,
         Self::ServiceRelro,
@@ -134,6 +136,7 @@ impl Kind {
         Self::CrashRecord,
         Self::LocalApic,
         Self::TpmRegisters,
+        Self::DeviceRegisters,
         Self::TpmAnswer,
         Self::PageTables,
     ];
@@ -165,7 +168,9 @@ impl Kind {
                 (Read, Gate, WriteBack)
             }
             Self::GateStack | Self::CrashRecord | Self::TpmAnswer => (ReadWrite, Gate, WriteBack),
-            Self::LocalApic | Self::TpmRegisters => (ReadWrite, Gate, Uncached),
+            Self::LocalApic | Self::TpmRegisters | Self::DeviceRegisters => {
+                (ReadWrite, Gate, Uncached)
+            }
         }
     }
 
@@ -215,6 +220,7 @@ impl Kind {
             Self::CrashRecord => "crash record",
             Self::LocalApic => "local APIC",
             Self::TpmRegisters => "TPM registers",
+            Self::DeviceRegisters => "device registers",
             Self::TpmAnswer => "TPM answer",
             Self::PageTables => "page tables",
         }

@@ -22,10 +22,16 @@ const STORES: [(u64, u64, &str); 7] = [
 
 /// Where the gate stores at an index that the instruction before keeps in bounds: the first byte,
 /// how many bytes from there on, and why.
-const BUFFERS: [(u64, u64, &str); 2] = [
+const BUFFERS: [(u64, u64, &str); 4] = [
     (TPM + 0x80, 128, "writes a byte of the one command into a CRB's buffer"),
     (ANSWER + 512, 512, "keeps the TPM's answer"),
+    (DEVICE + 0x50, UNITS + 4, "rings the doorbell of a card on no bus (QueueNotify)"),
+    (DEVICE + 0x64, UNITS + 4, "tells a card on no bus that its interrupt was taken (InterruptACK)"),
 ];
+
+/// The indices of a device's registers in their page (virtio 1.2, section 4.2.2): multiples of 512, so
+/// that one register is never another.
+const UNITS: u64 = 0xe00;
 
 /// The registers that may be an index, each with its lower half.
 const INDICES: [(Register, Register); 3] = [
@@ -36,6 +42,7 @@ const INDICES: [(Register, Register); 3] = [
 
 const TPM: u64 = layout::TPM.start;
 const ANSWER: u64 = layout::TPM_ANSWER.start;
+const DEVICE: u64 = layout::DEVICE.start;
 
 /// Whether it is a return to where an exception, an interrupt or a call came from, in 64 bits.
 pub(super) fn is_own_iretq(instruction: &Instruction) -> bool {
@@ -93,7 +100,8 @@ pub(super) fn store(sweep: &Sweep, number: usize) -> Option<&'static str> {
     let last = index_bound(sweep, number)?;
     let reach = last.checked_add(bytes)?;
     let found = BUFFERS.into_iter().find(|it| it.0 == start && reach <= it.1)?;
-    Some(found.2)
+    let is_unit = last & !UNITS == 0;
+    (is_unit || !layout::DEVICE.contains(start)).then_some(found.2)
 }
 
 /// How many bytes a store writes.

@@ -272,6 +272,34 @@ fn a_store_at_an_index_needs_the_bound_right_before_it() {
     }
 }
 
+/// The two stores to a card on no bus, and what they may never become.
+#[test]
+fn a_store_to_a_card_reaches_its_bell_or_its_line_and_nothing_else() {
+    const AND: [u8; 6] = [0x81, 0xe1, 0x00, 0x0e, 0, 0]; // and ecx, 0xe00
+    const BELL: [u8; 6] = [0x89, 0xb9, 0x50, 0x30, 0xc1, 0xff]; // mov [rcx+bell], edi
+    const LINE: [u8; 6] = [0x89, 0x91, 0x64, 0x30, 0xc1, 0xff]; // mov [rcx+line], edx
+    for store in [BELL, LINE] {
+        let mut image = Synthetic::new();
+        image.add_code(&[&AND[..], &store].concat());
+        check(&image.build(), &[]);
+    }
+    const STATUS: [u8; 6] = [0x89, 0x91, 0x70, 0x30, 0xc1, 0xff];
+    const WIDE: [u8; 7] = [0x48, 0x89, 0x91, 0x64, 0x30, 0xc1, 0xff];
+    let cases: [(&str, &[&[u8]]); 5] = [
+        ("no bound", &[&BELL]),
+        // An index that is no multiple of 512 makes the bell the status, or a queue's address.
+        ("a bound that lets 0x20 through", &[&[0x81, 0xe1, 0x20, 0x0e, 0, 0], &BELL]),
+        ("a bound beyond the page", &[&[0x81, 0xe1, 0x00, 0x1e, 0, 0], &BELL]),
+        ("the status", &[&AND, &STATUS]),
+        ("eight bytes", &[&AND, &WIDE]),
+    ];
+    for (case, code) in cases {
+        let change = |image: &mut Synthetic| image.add_code(&code.concat());
+        let detail = weakened(change, &["gate-instructions"]);
+        assert!(detail.starts_with("no reason for `mov [rcx"), "{case}: {detail}");
+    }
+}
+
 #[test]
 fn a_store_at_an_address_reaches_one_register() {
     let cases: [(&str, &[u8]); 3] = [
@@ -337,7 +365,15 @@ page tables|0xffffffffffc20000|0x12000|ring 0 r-- write-back
     let mut digests: Vec<_> = report.layouts.iter().map(|it| it.digest).collect();
     digests.sort();
     digests.dedup();
-    assert_eq!(digests.len(), 8, "each machine has a layout of its own");
+    assert_eq!(digests.len(), 10, "each machine has a layout of its own");
+
+    // A card on no bus has no doorbell of the service's, and ring 0 has one page more.
+    let by_gate = expected.replace("doorbell|+0x91000|0x1000|ring 3 rw- uncached\n", "");
+    let by_gate = by_gate.replace(
+        "page tables|",
+        "device registers|0xffffffffffc13000|0x1000|ring 0 rw- uncached\npage tables|",
+    );
+    assert_eq!(canonical_of(&report, "a NIC on no bus"), by_gate);
 
     // A TPM is three regions more: one that the service reads, two of the gate's.
     let text = |name| canonical_of(&report, name);

@@ -3,7 +3,7 @@
 //! What is expected comes from the manuals, not from what was seen. Where a CPU and QEMU's emulation
 //! of one differ, both outcomes are listed and a note says why.
 
-use abi::gate::{IDLE, LOG, QUOTE, STOP, TPM_READ};
+use abi::gate::{IDLE, LOG, NOTIFY, QUOTE, STOP, TPM_READ};
 use machine::tpm::Interface;
 use machine::{Chipset, Firmware};
 
@@ -20,12 +20,14 @@ pub enum Setup {
     CrowdedQ35,
     /// The small machine with a TPM.
     Tpm(Interface),
+    /// A board without PCI: the gate rings the card's bells.
+    Microvm,
 }
 
 impl Setup {
     pub(super) fn memory_mib(self) -> u64 {
         match self {
-            Self::Small | Self::Tpm(_) => 16,
+            Self::Small | Self::Tpm(_) | Self::Microvm => 16,
             Self::CrowdedPc | Self::CrowdedQ35 => 24,
         }
     }
@@ -34,19 +36,20 @@ impl Setup {
         match self {
             Self::CrowdedPc => Chipset::Pc,
             Self::Small | Self::CrowdedQ35 | Self::Tpm(_) => Chipset::Q35,
+            Self::Microvm => Chipset::Microvm,
         }
     }
 
     pub(super) fn firmware(self) -> Firmware {
         match self {
-            Self::Small | Self::Tpm(_) => Firmware::Qboot,
+            Self::Small | Self::Tpm(_) | Self::Microvm => Firmware::Qboot,
             Self::CrowdedPc | Self::CrowdedQ35 => Firmware::SeaBios,
         }
     }
 
     pub(super) fn devices(self) -> &'static [&'static str] {
         match self {
-            Self::Small | Self::Tpm(_) => &[],
+            Self::Small | Self::Tpm(_) | Self::Microvm => &[],
             Self::CrowdedPc => &["-device", "piix3-usb-uhci", "-device", "usb-kbd"],
             Self::CrowdedQ35 => {
                 &["-device", "qemu-xhci", "-device", "usb-kbd", "-device", "virtio-rng-pci"]
@@ -62,8 +65,13 @@ impl Setup {
     pub(super) fn tpm(self) -> Option<Interface> {
         match self {
             Self::Tpm(interface) => Some(interface),
-            Self::Small | Self::CrowdedPc | Self::CrowdedQ35 => None,
+            Self::Small | Self::CrowdedPc | Self::CrowdedQ35 | Self::Microvm => None,
         }
+    }
+
+    /// Whether a port ends it. Where there is none it halts, and the gate has no other way either.
+    pub(super) fn has_reset(self) -> bool {
+        self != Self::Microvm
     }
 
     fn words(self) -> &'static str {
@@ -73,6 +81,7 @@ impl Setup {
             Self::CrowdedQ35 => " (q35, SeaBIOS, keys)",
             Self::Tpm(Interface::Crb) => " (TPM, CRB)",
             Self::Tpm(Interface::Tis) => " (TPM, TIS)",
+            Self::Microvm => " (microvm)",
         }
     }
 }
@@ -316,6 +325,7 @@ pub fn acts() -> Vec<Act> {
     acts.extend(SELECTORS.map(far_return));
     acts.extend(calls());
     acts.extend(rings());
+    acts.extend(notify());
     acts.extend(tpm());
     acts.extend((0..=u8::MAX).map(interrupt));
     acts
@@ -390,6 +400,7 @@ fn calls() -> Vec<Act> {
         alive(),
         alive().on(Setup::CrowdedPc),
         alive().on(Setup::CrowdedQ35),
+        alive().on(Setup::Microvm),
     ]
 }
 
@@ -411,6 +422,36 @@ fn rings() -> Vec<Act> {
             format!("ring_foreign_doorbell {number:#x}"),
             nothing("a bell was rung"),
         ));
+    }
+    // The same rings where the gate rings the bells.
+    acts.push(
+        Act::new("ring_offer_all", nothing("the device took every descriptor")).on(Setup::Microvm),
+    );
+    acts.push(Act::new("ring_offer 0xffff", nothing(untouched)).on(Setup::Microvm));
+    let place = "no place of the ring names anything else";
+    acts.push(Act::new("ring_jump 257", nothing(place)).on(Setup::Microvm));
+    acts
+}
+
+/// The card whose bell the gate rings: its registers out of ring 3's reach, its door harmless, and
+/// both likewise where the card is on PCI.
+fn notify() -> Vec<Act> {
+    let rung = ["the gate rings no bell here", "the gate rang both bells"];
+    let card = [(WRITE_NOWHERE, READ_NOWHERE), (WRITE_REFUSED, READ_REFUSED)];
+    let mut acts = Vec::new();
+    for ((setup, rung), (write, read)) in
+        [Setup::Small, Setup::Microvm].into_iter().zip(rung).zip(card)
+    {
+        let on = |name: &str, outcome| Act::new(name, outcome).on(setup);
+        acts.extend([
+            on("notify_queues", nothing(rung)),
+            on("notify_extremes", nothing("what is no queue was refused")),
+            on("notify_registers", nothing("every register came back, and nothing else")),
+            on("notify_for_nothing", nothing("the card was silent")),
+            on("write_card", write),
+            on("read_card", read),
+            on("touch_card_registers", WRITE_NOWHERE),
+        ]);
     }
     acts
 }
@@ -450,12 +491,14 @@ fn tpm() -> Vec<Act> {
     acts
 }
 
-/// `int n`: five doors are ring 3's, and all else is refused before its gate is looked at (Intel
+/// `int n`: six doors are ring 3's, and all else is refused before its gate is looked at (Intel
 /// SDM 3A, 6.12.1.1 and 6.13: 8 times the vector, and 2 for the IDT).
 fn interrupt(vector: u8) -> Act {
     let name = format!("int {vector:#04x}");
     match vector {
-        IDLE | LOG | QUOTE | TPM_READ => Act::new(name, nothing("a door of the gate took zeros")),
+        IDLE | LOG | NOTIFY | QUOTE | TPM_READ => {
+            Act::new(name, nothing("a door of the gate took zeros"))
+        }
         STOP => Act::new(name, Outcome::Stop(0)),
         _ => {
             let index = u64::from(vector);

@@ -2,6 +2,7 @@
 
 use abi::gate::{SPURIOUS_VECTOR, TIMER_VECTOR};
 use abi::{PAGE_BYTES, Span};
+use firmware::Line;
 
 use super::{controls, port};
 use crate::memory::{Memory, Registers};
@@ -118,14 +119,53 @@ pub(crate) fn quiet_pic() {
     }
 }
 
-/// Masks every entry of an I/O APIC.
-pub(crate) fn quiet_io_apic(memory: &Memory, address: u64) -> Result<(), Refusal> {
-    let registers = memory.registers(Span::new(address, 0x20))?;
-    let select = |index: u32| registers.write::<u32>(0, index);
-    let entries = select(IO_APIC_VERSION).and_then(|()| registers.read::<u32>(0x10)).unwrap_or(0);
-    for entry in 0..=(entries >> 16 & 0xff) {
-        let _done = select(IO_APIC_FIRST_ENTRY + 2 * entry)
-            .and_then(|()| registers.write::<u32>(0x10, MASKED));
+/// An I/O APIC: every line masked but the one that a device on no bus may need.
+pub(crate) struct IoApic {
+    registers: Registers,
+    /// The number of its first line in the whole machine.
+    first_line: u32,
+}
+
+impl IoApic {
+    /// Takes it over and masks every line.
+    pub(crate) fn take(memory: &Memory, stated: &firmware::IoApic) -> Result<Self, Refusal> {
+        let registers = memory.registers(Span::new(stated.address, 0x20))?;
+        let io_apic = Self { registers, first_line: stated.first_line };
+        for entry in io_apic.entries() {
+            io_apic.write(entry, MASKED);
+        }
+        Ok(io_apic)
     }
-    Ok(())
+
+    /// Sends a line to one local APIC, or says that it has no such line.
+    pub(crate) fn open(&self, line: Line, vector: u8, apic: u8) -> Option<()> {
+        let number = line.number.checked_sub(self.first_line)?;
+        let entry = self.entries().nth(number as usize)?;
+        // Fixed delivery to a physical destination (Intel 82093AA data sheet, section 3.2.4).
+        let level = u32::from(!line.is_edge) << 15 | u32::from(line.is_active_low) << 13;
+        self.write(entry + 1, u32::from(apic) << 24);
+        self.write(entry, u32::from(vector) | level);
+        // Delivery status and remote IRR are the I/O APIC's to set.
+        (self.read(entry) & !(1 << 12 | 1 << 14) == u32::from(vector) | level).then_some(())
+    }
+
+    /// How many lines are not masked.
+    pub(crate) fn open_lines(&self) -> usize {
+        self.entries().filter(|entry| self.read(*entry) & MASKED == 0).count()
+    }
+
+    /// The index of each redirection entry's lower half.
+    fn entries(&self) -> impl Iterator<Item = u32> {
+        let last = self.read(IO_APIC_VERSION) >> 16 & 0xff;
+        (0..=last).map(|entry| IO_APIC_FIRST_ENTRY + 2 * entry)
+    }
+
+    fn read(&self, index: u32) -> u32 {
+        self.registers.write(0, index).and_then(|()| self.registers.read(0x10)).unwrap_or(0)
+    }
+
+    fn write(&self, index: u32, value: u32) {
+        // Both registers lie in the span.
+        let _done = self.registers.write(0, index).and_then(|()| self.registers.write(0x10, value));
+    }
 }

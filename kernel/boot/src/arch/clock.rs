@@ -19,10 +19,11 @@ const PM_TIMER_TICKS: u32 = (PM_TIMER_HZ / 4000) as u32;
 const PIT_TICKS: u16 = (PIT_HZ / 4000) as u16;
 /// How often we look at a clock before we believe that it stands still.
 const PATIENCE: u32 = 10_000_000;
+/// The same for the PIT, where a look takes three accesses.
+const PIT_PATIENCE: u32 = 1_000_000;
 
 const PIT_CONTROL: u16 = 0x43;
-const PIT_CHANNEL_2: u16 = 0x42;
-const PIT_GATE: u16 = 0x61;
+const PIT_CHANNEL_0: u16 = 0x40;
 
 const RTC_INDEX: u16 = 0x70;
 const RTC_DATA: u16 = 0x71;
@@ -116,16 +117,24 @@ fn wait_pm_timer(timer: u16) -> Result<u64, Refusal> {
     Err(Refusal::ClockSource)
 }
 
-/// Counts channel 2 of the PIT down once; its output is bit 5 of port 0x61.
+/// Counts channel 0 of the PIT down. Channel 2 would need a port that not every board with a PIT has;
+/// channel 0's interrupt is masked, and its output goes nowhere else (Intel 8254 data sheet).
 fn wait_pit() -> Result<u64, Refusal> {
-    let speaker = port::read_u8(PIT_GATE) & 0x0c;
-    port::write_u8(PIT_GATE, speaker | 1);
-    port::write_u8(PIT_CONTROL, 0b1011_0000);
-    let [low, high] = PIT_TICKS.to_le_bytes();
-    port::write_u8(PIT_CHANNEL_2, low);
-    port::write_u8(PIT_CHANNEL_2, high);
-    let is_done = (0..PATIENCE).any(|_| port::read_u8(PIT_GATE) & 0x20 != 0);
-    is_done.then_some(u64::from(PIT_TICKS)).ok_or(Refusal::ClockSource)
+    // Both bytes, mode 0: counts down from here and wraps.
+    port::write_u8(PIT_CONTROL, 0b0011_0000);
+    port::write_u8(PIT_CHANNEL_0, 0xff);
+    port::write_u8(PIT_CHANNEL_0, 0xff);
+    for _ in 0..PIT_PATIENCE {
+        // The latch holds the count until both bytes are read.
+        port::write_u8(PIT_CONTROL, 0);
+        let count = [port::read_u8(PIT_CHANNEL_0), port::read_u8(PIT_CHANNEL_0)];
+        // Without a PIT all ones are read: nothing has passed.
+        let passed = u16::MAX - u16::from_le_bytes(count);
+        if passed >= PIT_TICKS {
+            return Ok(u64::from(passed));
+        }
+    }
+    Err(Refusal::ClockSource)
 }
 
 fn wall_clock(firmware: &Firmware, build_unix_s: u64) -> (u64, ClockSource) {

@@ -2,7 +2,9 @@
 
 use core::arch::{asm, global_asm};
 
-use abi::gate::{DEVICE_RANGE, IDLE, LOG, QUOTE, SPURIOUS_VECTOR, STOP, TIMER_VECTOR, TPM_READ};
+use abi::gate::{
+    DEVICE_RANGE, IDLE, LOG, NOTIFY, QUOTE, SPURIOUS_VECTOR, STOP, TIMER_VECTOR, TPM_READ,
+};
 use seal_core::{
     DOUBLE_FAULT_STACK, GDT_BYTES, GDT_HEAD, GDT_LIMIT, IDT_LIMIT, IO_MAP_BASE, KERNEL_CODE,
     KERNEL_DATA, MACHINE_CHECK_STACK, NMI_STACK, Stacks, TASK_STATE, TSS_BYTES, TSS_LIMIT,
@@ -39,6 +41,8 @@ pub(crate) const LOCAL_APIC: u64 = REGION + 0x1_0000;
 pub(crate) const TPM: u64 = REGION + 0x1_1000;
 /// The TPM's last answer.
 pub(crate) const TPM_ANSWER: u64 = REGION + 0x1_2000;
+/// The registers of a card whose doorbell the gate rings.
+pub(crate) const DEVICE: u64 = REGION + 0x1_3000;
 /// The page tables.
 pub(crate) const TABLES: u64 = REGION + 0x2_0000;
 
@@ -61,8 +65,21 @@ pub(crate) struct GateData {
     pub(crate) service: abi::Span,
     /// Timer ticks in 2^32 ticks of the time stamp counter.
     pub(crate) timer_rate: u64,
+    /// The physical address of the card's registers, if the gate rings its doorbell.
+    pub(crate) device: Option<u64>,
     /// The one command that the TPM still gets, if there is a TPM.
     pub(crate) quote: Option<Quote>,
+}
+
+/// The places in a page where a device's registers may begin: gate.s's mask lets these through.
+const DEVICE_MASK: u64 = 0xe00;
+
+/// How many registers belong to such a place, in bytes.
+pub(crate) const DEVICE_UNIT: u64 = 0x200;
+
+/// Whether a device's registers may begin at an offset in a page.
+pub(crate) fn is_device_unit(offset: u64) -> bool {
+    offset & !DEVICE_MASK == 0
 }
 
 /// The quote command, and how the gate brings it to the TPM.
@@ -112,6 +129,8 @@ impl GateData {
             self.service.start,
             self.service.length,
             self.timer_rate,
+            // Never 0 where there is a card: its registers begin at a multiple of 512.
+            self.device.map_or(0, |address| address & DEVICE_MASK | 1),
         ];
         for (to, word) in page.iter_mut().zip(words) {
             *to = word;
@@ -160,6 +179,7 @@ unsafe extern "C" {
     static gate_device: u8;
     static gate_spurious: u8;
     static gate_idle: u8;
+    static gate_notify: u8;
     static gate_log: u8;
     static gate_stop: u8;
     static gate_quote: u8;
@@ -179,12 +199,18 @@ pub(crate) fn handler(vector: u8) -> Option<u64> {
         IDLE => &raw const gate_idle as u64,
         LOG => &raw const gate_log as u64,
         STOP => &raw const gate_stop as u64,
+        NOTIFY => &raw const gate_notify as u64,
         QUOTE => &raw const gate_quote as u64,
         TPM_READ => &raw const gate_tpm_read as u64,
         _ if DEVICE_RANGE.contains(&vector) => &raw const gate_device as u64,
         _ => return None,
     };
     Some(label - &raw const gate_start as u64 + TEXT)
+}
+
+/// Whether ring 3 may call a vector.
+fn is_call(vector: u8) -> bool {
+    matches!(vector, IDLE | LOG | STOP | NOTIFY | QUOTE | TPM_READ)
 }
 
 /// Writes the interrupt descriptor table.
@@ -196,7 +222,7 @@ pub(crate) fn write_idt(page: &mut [u64]) {
             18 => MACHINE_CHECK_STACK,
             _ => 0,
         };
-        let privilege = if matches!(vector, IDLE | LOG | STOP | QUOTE | TPM_READ) { 3 } else { 0 };
+        let privilege = if is_call(vector) { 3 } else { 0 };
         *slot = match handler(vector) {
             Some(handler) => interrupt_gate(handler, stack, privilege),
             None => [0; 2],

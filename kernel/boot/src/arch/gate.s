@@ -10,6 +10,7 @@
 .set LOCAL_APIC,      -0x3f0000
 .set TPM,             -0x3ef000     // the TPM's registers, locality 0: not mapped without a TPM
 .set ANSWER,          -0x3ee000     // its last answer, likewise
+.set DEVICE,          -0x3ed000     // a page of virtio registers: not mapped where a card is on PCI
 
 .set DATA_CONSOLE,    GATE_DATA + 0   // u16: the console's first port
 .set DATA_PM_PORT,    GATE_DATA + 8   // u16: PM1a control, 0 if unknown
@@ -20,6 +21,7 @@
 .set DATA_BASE,       GATE_DATA + 48  // u64: the service's first address
 .set DATA_SPAN,       GATE_DATA + 56  // u64: bytes up to the service's last address
 .set DATA_TIMER_RATE, GATE_DATA + 64  // u64: timer ticks in 2^32 ticks of the time stamp counter
+.set DATA_DEVICE,     GATE_DATA + 72  // u32: where the card begins in DEVICE, and 1; or 0: not there
 .set DATA_TPM,        GATE_DATA + 128 // u8: 0 no TPM, 1 CRB, 2 TIS
 .set DATA_QUOTE_BYTES,GATE_DATA + 136 // u32: bytes of the quote command, at most 127
 .set DATA_QUOTE,      GATE_DATA + 256 // the quote command, the nonce's place still empty
@@ -33,6 +35,13 @@
 .set CRB_STATUS,      TPM + 0x44
 .set CRB_START,       TPM + 0x4c
 .set CRB_DATA,        TPM + 0x80
+
+// Virtio 1.2, section 4.2.2. Registers begin at multiples of 512 bytes, so that no offset that the
+// mask lets through makes one of these another register.
+.set QUEUE_NOTIFY,    DEVICE + 0x50
+.set INTERRUPT_STATUS,DEVICE + 0x60
+.set INTERRUPT_ACK,   DEVICE + 0x64
+.set DEVICE_MASK,     0xe00
 
 .set ANSWER_STATE,    ANSWER        // u8: 0 no answer, 1 the TPM computes, 2 the answer is here
 .set ANSWER_DATA,     ANSWER + 512  // 512 bytes, zeros behind the answer's end
@@ -139,6 +148,15 @@ gate_timer:
 .global gate_device
 gate_device:
     or eax, 2                       // idle's answer: woken by a device
+    mov ecx, [DATA_DEVICE]          // idle's to change, and nobody has interrupted anything else
+    test ecx, ecx
+    jz end_of_interrupt             // PCI: a message, which needs no more
+    and ecx, DEVICE_MASK            // a line: it stays raised until the card is told
+    mov edx, [INTERRUPT_STATUS + rcx] // why it was raised
+    and ecx, DEVICE_MASK            // whatever comes between, the store stays in the page
+    mov [INTERRUPT_ACK + rcx], edx  // all of it was seen: the line falls
+    xor edx, edx                    // leave nothing of ours behind
+    xor ecx, ecx
 end_of_interrupt:
     mov dword ptr [LOCAL_APIC + 0xb0], 0 // acknowledged: the next one may come
 .global gate_spurious
@@ -176,6 +194,22 @@ gate_idle:
     hlt                             // the only place where an interrupt is taken
     cli                             // off again, before ring 3 runs
     mov dword ptr [LOCAL_APIC + 0x380], 0 // disarm
+    iretq
+
+// ---- notify(rdi = queue): rings a card whose doorbell is not the service's to ring.
+.global gate_notify
+gate_notify:
+    mov eax, 1                      // the answer in the making: refused
+    cmp rdi, 1
+    ja 1f                           // neither receive nor transmit
+    mov ecx, [DATA_DEVICE]
+    test ecx, ecx
+    jz 1f                           // the card is on PCI, or there is none
+    xor eax, eax                    // the answer: rung
+    and ecx, DEVICE_MASK            // whatever the data says, the store stays in the page
+    mov [QUEUE_NOTIFY + rcx], edi   // 0 or 1
+1:  xor ecx, ecx                    // leave nothing of ours behind
+    xor edx, edx
     iretq
 
 // ---- log(rdi, rsi = bytes, rdx = length): at most 16 bytes to the console.

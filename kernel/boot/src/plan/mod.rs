@@ -67,10 +67,14 @@ pub(crate) struct Seal {
     pub(crate) descriptors: usize,
     /// How many bytes of ring 0 code stay.
     pub(crate) gate_bytes: usize,
-    /// How many PCI functions were asked whether they may master the bus.
-    pub(crate) functions: usize,
+    /// How many devices were asked whether they may master the bus.
+    pub(crate) devices: usize,
     /// How many of them said yes.
     pub(crate) masters: usize,
+    /// How many interrupt lines reach us.
+    pub(crate) lines: usize,
+    /// Whether the machine has no port that would end it.
+    pub(crate) is_reduced: bool,
 }
 
 /// What boot found out before it could plan.
@@ -130,7 +134,8 @@ impl Plan {
         let frames = regions::ServiceFrames { heap: heap_span, bss, stack: stack.span() };
         let apic = found.machine.apic.address();
         let draft = regions::draft(found, &addresses, &frames, nic.as_ref(), tpm.as_ref())?;
-        let layout = regions::add_gate(draft, &gate, apic, tables.span())?;
+        let device = nic.as_ref().and_then(Nic::mmio).map(|mmio| mmio.start());
+        let layout = regions::add_gate(draft, &gate, [Some(apic), device], tables.span())?;
         for region in layout.regions() {
             let frames = Span::new(region.phys, region.length);
             tables.map(region.virt, frames, region.kind.promise())?;
@@ -175,6 +180,7 @@ impl Plan {
             on_stop: found.image.configuration().on_stop,
             service: self.addresses.span(),
             timer_rate: found.clock.timer_rate,
+            device: self.nic.as_ref().and_then(Nic::mmio).map(|mmio| mmio.start()),
             quote: self.tpm.as_ref().map(Measured::quote),
         };
         data.write(self.gate.data.words_mut());
@@ -272,10 +278,16 @@ impl Plan {
             seal_core::audit_descriptors(table, queue.buffers.span(), queue.geometry)?;
             descriptors += table.len() / 16;
         }
-        let named = self.nic.as_ref().map(|nic| nic.function);
-        let others = machine.bus.other_masters(named);
+        let named = self.nic.as_ref().and_then(Nic::function);
+        let mmio = usize::from(self.nic.as_ref().and_then(Nic::mmio).is_some());
+        let others = machine.bus.other_masters(named) + machine.running().saturating_sub(mmio);
         if others > 0 {
             return Err(Refusal::BusMasters { others });
+        }
+        // A card on PCI sends messages, one on no bus has a line.
+        let open = machine.open_lines();
+        if open != mmio {
+            return Err(Refusal::Lines { open, needed: mmio });
         }
         Ok(Seal {
             tables: audited,
@@ -283,8 +295,10 @@ impl Plan {
             vectors: vectors.gates(),
             descriptors,
             gate_bytes: gate_text_bytes(),
-            functions: machine.bus.count(),
-            masters: machine.bus.other_masters(None),
+            devices: machine.bus.count() + machine.virtio.len(),
+            masters: machine.bus.other_masters(None) + machine.running(),
+            lines: open,
+            is_reduced: found.firmware.acpi.is_reduced,
         })
     }
 
@@ -358,7 +372,7 @@ impl Addresses {
             ),
             used: Span::new(places.used.start, abi::ring::used_bytes(queue.descriptors)),
             buffers: places.buffers,
-            doorbell: places.doorbell + queue.doorbell % PAGE_BYTES,
+            doorbell: queue.doorbell.map_or(0, |bell| places.doorbell + bell % PAGE_BYTES),
             number: queue.number.into(),
         }
     }

@@ -86,7 +86,7 @@ impl Addresses {
             place.doorbell = cursor.take(PAGE_BYTES).start;
         }
         if let Some(nic) = nic
-            && nic.receive.doorbell / PAGE_BYTES == nic.transmit.doorbell / PAGE_BYTES
+            && nic.receive.doorbell.map(page_of) == nic.transmit.doorbell.map(page_of)
         {
             // One page of doorbells is one region: a frame has one page.
             queues[1].doorbell = queues[0].doorbell;
@@ -139,8 +139,8 @@ pub(super) fn draft(
         add(Kind::UsedRing, place.used.start, queue.used.span())?;
         add(Kind::PacketBuffers, place.buffers.start, queue.buffers.span())?;
         let is_shared = queue.number > 0 && place.doorbell == addresses.queues[0].doorbell;
-        if !is_shared {
-            add(Kind::Doorbell, place.doorbell, page_of(queue.doorbell))?;
+        if let Some(doorbell) = queue.doorbell.filter(|_| !is_shared) {
+            add(Kind::Doorbell, place.doorbell, page_of(doorbell))?;
         }
     }
     if let (Some(virt), Some(id)) = (addresses.generation_id, found.firmware.acpi.generation_id) {
@@ -154,11 +154,12 @@ pub(super) fn draft(
     Ok(draft)
 }
 
-/// Adds ring 0's half and closes the layout.
+/// Adds ring 0's half and closes the layout. `registers` are the local APIC's, and the card's if the
+/// gate rings its doorbell.
 pub(super) fn add_gate(
     mut draft: Draft,
     frames: &GateFrames,
-    apic: u64,
+    registers: [Option<u64>; 2],
     tables: Span,
 ) -> Result<Layout, Refusal> {
     let stacks = gate::INTERRUPT_STACKS.into_iter().zip(&frames.interrupt_stacks);
@@ -169,20 +170,22 @@ pub(super) fn add_gate(
         (Kind::Gdt, gate::GDT, frames.gdt.span()),
         (Kind::Tss, gate::TSS, frames.tss.span()),
         (Kind::GateStack, gate::STACK, frames.stack.span()),
-        (Kind::LocalApic, gate::LOCAL_APIC, Span::new(apic, PAGE_BYTES)),
         (Kind::PageTables, gate::TABLES, tables),
     ]
     .into_iter()
     .chain(stacks.map(|(virt, frames)| (Kind::GateStack, virt, frames.span())));
+    let places = [(Kind::LocalApic, gate::LOCAL_APIC), (Kind::DeviceRegisters, gate::DEVICE)];
+    let registers = places.into_iter().zip(registers);
+    let registers = registers.filter_map(|((kind, virt), at)| Some((kind, virt, page_of(at?))));
     // Only a machine with a TPM has a page for its answer.
-    let registers = Span::new(TPM_REGISTERS, PAGE_BYTES);
+    let tpm_registers = Span::new(TPM_REGISTERS, PAGE_BYTES);
     let tpm = frames.tpm_answer.iter().flat_map(|answer| {
         [
-            (Kind::TpmRegisters, gate::TPM, registers),
+            (Kind::TpmRegisters, gate::TPM, tpm_registers),
             (Kind::TpmAnswer, gate::TPM_ANSWER, answer.span()),
         ]
     });
-    for (kind, virt, span) in regions.chain(tpm) {
+    for (kind, virt, span) in regions.chain(registers).chain(tpm) {
         draft.push(Region { kind, virt, phys: span.start, length: span.length })?;
     }
     Ok(draft.finish()?)

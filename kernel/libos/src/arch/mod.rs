@@ -10,7 +10,7 @@ pub(crate) use entry::is_known;
 
 use core::arch::asm;
 
-use abi::gate::{IDLE, LOG, LOG_BYTES, QUOTE, STOP, Stop, TPM_READ};
+use abi::gate::{IDLE, LOG, LOG_BYTES, NOTIFY, QUOTE, STOP, Stop, TPM_READ};
 
 use crate::attest::gate::Doors;
 
@@ -42,6 +42,16 @@ pub(crate) fn log(bytes: &[u8]) {
                  inout("rdx") chunk.len() => _, out("rax") _, out("rcx") _,
                  options(nostack));
         }
+    }
+}
+
+/// Rings the bell of a card that only the gate reaches.
+pub(crate) fn notify(queue: u16) {
+    // SAFETY: see the module; NOTIFY takes a number. It says whether there is such a bell, which is
+    // asked only where the handoff said so.
+    unsafe {
+        asm!("int {call}", call = const NOTIFY, in("rdi") u64::from(queue),
+             out("rax") _, out("rcx") _, out("rdx") _);
     }
 }
 

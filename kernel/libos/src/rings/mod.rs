@@ -26,8 +26,12 @@ use abi::handoff;
 use abi::ring::{available_bytes, used_bytes};
 use arrayvec::ArrayVec;
 
+#[cfg(not(test))]
+use crate::arch::notify;
 pub use receive::ReceiveRing;
 use shared::{Shared, full_fence};
+#[cfg(test)]
+use tests::watch::notify;
 pub use transmit::TransmitRing;
 
 /// The device completes checksums (`VIRTIO_NET_F_CSUM`).
@@ -79,11 +83,37 @@ impl core::fmt::Display for DeviceFault {
     }
 }
 
+/// How a queue's bell is rung.
+enum Doorbell {
+    /// By a store: the page is ours.
+    Page(Shared),
+    /// By the gate: the page holds the device's configuration too.
+    Gate,
+}
+
+impl Doorbell {
+    /// What the handoff says: an address, or 0 for the gate.
+    fn new(address: u64) -> Option<Self> {
+        if address == 0 {
+            return Some(Self::Gate);
+        }
+        // A doorbell is one 16-bit word.
+        Shared::new(abi::Span::new(address, 2), 2, 2).map(Self::Page)
+    }
+
+    fn ring(&self, queue: u16) {
+        match self {
+            Self::Page(page) => page.write(0, queue),
+            Self::Gate => notify(queue),
+        }
+    }
+}
+
 /// One queue's rings and where we are in them.
 struct Queue {
     available: Shared,
     used: Shared,
-    doorbell: Shared,
+    doorbell: Doorbell,
     number: u16,
     /// The next free slot of the available ring, published or not.
     next_available: u16,
@@ -111,10 +141,10 @@ impl Queue {
             return None;
         }
         Some(Self {
-            // Alignments of virtio 1.2 section 2.7; a doorbell is one 16-bit word.
+            // Alignments of virtio 1.2 section 2.7.
             available: Shared::new(queue.available, available_bytes(DESCRIPTORS), 2)?,
             used: Shared::new(queue.used, used_bytes(DESCRIPTORS), 4)?,
-            doorbell: Shared::new(abi::Span::new(queue.doorbell, 2), 2, 2)?,
+            doorbell: Doorbell::new(queue.doorbell)?,
             number: u16::try_from(queue.number).ok()?,
             next_available: 0,
             published: 0,
@@ -152,7 +182,7 @@ impl Queue {
         full_fence();
         let event: u16 = self.used.read(AVAILABLE_EVENT);
         if new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old) {
-            self.doorbell.write(0, self.number);
+            self.doorbell.ring(self.number);
         }
     }
 

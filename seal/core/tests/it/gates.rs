@@ -1,7 +1,9 @@
 //! The interrupt descriptor table: every bit of every gate.
 
 use abi::Span;
-use abi::gate::{IDLE, LOG, QUOTE, RECEIVE_VECTOR, SPURIOUS_VECTOR, STOP, TIMER_VECTOR, TPM_READ};
+use abi::gate::{
+    IDLE, LOG, NOTIFY, QUOTE, RECEIVE_VECTOR, SPURIOUS_VECTOR, STOP, TIMER_VECTOR, TPM_READ,
+};
 use seal_core::{IDT_BYTES, Violation, audit_idt};
 
 const TEXT: Span = Span::new(0xffff_ffff_8000_1000, 0x1000);
@@ -9,7 +11,7 @@ const TEXT: Span = Span::new(0xffff_ffff_8000_1000, 0x1000);
 /// One handler every eight bytes for the exceptions, then the machine's own.
 fn handler(vector: u8) -> Option<u64> {
     let has_one = matches!(vector, 0..=31 | TIMER_VECTOR | RECEIVE_VECTOR | SPURIOUS_VECTOR)
-        || [IDLE, LOG, STOP, QUOTE, TPM_READ].contains(&vector);
+        || [IDLE, LOG, STOP, NOTIFY, QUOTE, TPM_READ].contains(&vector);
     has_one.then_some(TEXT.start + u64::from(vector) * 8)
 }
 
@@ -26,7 +28,7 @@ fn write() -> [u8; IDT_BYTES] {
             18 => 3,
             _ => 0,
         };
-        gate[5] = if [0x80, 0x81, 0x82, 0x84, 0x85].contains(&vector) { 0xee } else { 0x8e };
+        gate[5] = if [0x80, 0x81, 0x82, 0x83, 0x84, 0x85].contains(&vector) { 0xee } else { 0x8e };
         gate[6..12].copy_from_slice(&target.to_le_bytes()[2..]);
     }
     idt
@@ -35,7 +37,7 @@ fn write() -> [u8; IDT_BYTES] {
 #[test]
 fn accepts_what_was_promised() {
     let facts = audit_idt(&write(), TEXT, handler).unwrap();
-    assert_eq!((facts.gates(), facts.calls()), (40, 5));
+    assert_eq!((facts.gates(), facts.calls()), (41, 6));
 }
 
 #[test]
@@ -62,6 +64,7 @@ fn wants_a_gate_for_every_vector_that_the_machine_needs() {
         IDLE,
         LOG,
         STOP,
+        NOTIFY,
         QUOTE,
         TPM_READ,
     ]);

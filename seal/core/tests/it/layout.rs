@@ -42,6 +42,8 @@ fn refuses_regions_that_cannot_be_mapped() {
     check(at(PAGE, (1 << PHYSICAL_BITS) - PAGE, 2 * PAGE), Fault::BeyondMemory);
     check(region(Kind::Doorbell, PAGE, PAGE, 2), Fault::ManyRegisters);
     check(region(Kind::LocalApic, GATE_BASE, PAGE, 2), Fault::ManyRegisters);
+    check(region(Kind::DeviceRegisters, GATE_BASE, PAGE, 2), Fault::ManyRegisters);
+    check(region(Kind::DeviceRegisters, PAGE, PAGE, 1), Fault::WrongHalf);
     check(region(Kind::PageTables, GATE_BASE, PAGE, MAX_TABLES + 1), Fault::Long);
     check(region(Kind::TpmRegisters, GATE_BASE, 0xfed4_1000, 1), Fault::NoTpm);
 }
@@ -173,6 +175,7 @@ fn every_kind_has_the_right_the_design_gives_it() {
         ("crash record", ReadWrite, Gate, WriteBack),
         ("local APIC", ReadWrite, Gate, Uncached),
         ("TPM registers", ReadWrite, Gate, Uncached),
+        ("device registers", ReadWrite, Gate, Uncached),
         ("TPM answer", ReadWrite, Gate, WriteBack),
         ("page tables", Read, Gate, WriteBack),
     ];

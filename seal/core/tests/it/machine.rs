@@ -49,6 +49,7 @@ pub(crate) fn sample() -> Vec<Region> {
         region(Kind::LocalApic, GATE_BASE + 0x7000, 0xfee0_0000, 1),
         region(Kind::TpmRegisters, GATE_BASE + 0x8000, TPM_REGISTERS, 1),
         region(Kind::TpmAnswer, GATE_BASE + 0x9000, 0x24_a000, 1),
+        region(Kind::DeviceRegisters, GATE_BASE + 0xa000, 0xfeb0_2000, 1),
         TABLES,
     ];
     for stack in 0..4 {

@@ -23,8 +23,8 @@ const SEGMENTS: [u64; 7] = [
     0x0000_0000_ffff_ffff,
 ];
 
-/// The doors that ring 3 may call: idle, log, stop, quote and tpm_read.
-const DOORS: [usize; 5] = [0x80, 0x81, 0x82, 0x84, 0x85];
+/// The doors that ring 3 may call: idle, log, stop, notify, quote and tpm_read.
+const DOORS: [usize; 6] = [0x80, 0x81, 0x82, 0x83, 0x84, 0x85];
 
 /// Everything in the three tables that is not as promised.
 pub(super) fn findings(memory: &Memory, walk: &Walk) -> Vec<Finding> {

@@ -72,6 +72,25 @@ pub fn bells(text: &str) -> Range<u64> {
     range().unwrap_or(0..0)
 }
 
+/// Where in memory the registers of a card on no bus are, in the answer to `info qtree`; empty if
+/// there is none, or the card is on PCI.
+pub fn registers(text: &str) -> Range<u64> {
+    let lines = || text.lines().map(str::trim).take_while(|line| !line.starts_with(CARD));
+    let is_there = lines().count() < text.lines().count();
+    // Its transport is the last device before it that has a place in memory.
+    let place = lines().filter_map(|line| line.strip_prefix("mmio ")).last();
+    let range = || {
+        let (start, length) = place?.split_once('/')?;
+        let number = |digits| u64::from_str_radix(digits, 16).ok();
+        let (start, length) = (number(start)?, number(length)?);
+        Some(start..start + length)
+    };
+    range().filter(|_| is_there).unwrap_or(0..0)
+}
+
+/// How a card is called that is on no bus but a transport's.
+const CARD: &str = "dev: virtio-net-device,";
+
 /// Everything about rings and descriptors that is not as promised.
 pub(super) fn findings(memory: &Memory, walk: &Walk, queues: &[Queue]) -> Vec<Finding> {
     queues.iter().flat_map(|queue| of_queue(memory, walk, queue)).collect()
@@ -164,5 +183,19 @@ mod tests {
             \x20 00000000e0003000-00000000e0003fff (prio 0, i/o): virtio-pci-notify-virtio-net\n";
         assert_eq!(bells(flat), 0xe000_3000..0xe000_4000);
         assert_eq!(bells("FlatView #0\n"), 0..0);
+    }
+
+    #[test]
+    fn reads_where_a_card_on_no_bus_is() {
+        let transport = |at: &str| format!("  dev: virtio-mmio, id \"\"\n    mmio {at}/00000200\n");
+        let bus = "    bus: virtio-mmio-bus.1\n";
+        let card = "      dev: virtio-net-device, id \"\"\n        mac = \"52:54:00:77:00:02\"\n";
+        let (first, second) = (transport("feb00000"), transport("feb00200"));
+        let third = transport("feb00400");
+        let tree = format!("bus: main\n{first}{bus}{second}{bus}{card}{third}{bus}");
+        assert_eq!(registers(&tree), 0xfeb0_0200..0xfeb0_0400);
+        assert_eq!(registers(&format!("bus: main\n{first}{bus}")), 0..0);
+        // On PCI the card's own part is called the same, but it sits in no such transport.
+        assert_eq!(registers(&format!("bus: main\n{card}")), 0..0);
     }
 }

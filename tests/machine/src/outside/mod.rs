@@ -12,10 +12,10 @@ mod pages;
 mod registers;
 mod tables;
 
-pub use device::{Queue, bells, queues};
+pub use device::{Queue, bells, queues, registers};
 pub use finding::Finding;
 pub use image::{Image, Part};
-pub use registers::{Registers, Segment, Table};
+pub use self::registers::{Registers, Segment, Table};
 pub use tables::{Leaf, Walk, walk};
 
 use std::fs;
@@ -104,6 +104,8 @@ pub struct Snapshot {
     pub queues: Vec<Queue>,
     /// The card's bells, as QEMU has them on its bus; empty without a card.
     pub bells: Range<u64>,
+    /// The card's registers if it is on no bus, as QEMU has them; empty if it is on PCI.
+    pub mmio: Range<u64>,
     /// Whether QEMU has a TPM on its bus.
     pub has_tpm: bool,
 }
@@ -116,14 +118,17 @@ impl Snapshot {
     /// [`Error`] if the monitor does not say what it should.
     pub fn take(machine: &Machine, memory_mib: u64) -> Result<Self, Error> {
         machine.monitor("stop")?;
-        let registers = Registers::parse(&machine.monitor("info registers")?)?;
+        let cpu = Registers::parse(&machine.monitor("info registers")?)?;
         let queues = queues(machine)?;
         let bus = machine.monitor("info mtree -f")?;
         let (bells, has_tpm) = (bells(&bus), bus.contains(": tpm-"));
+        // A card on PCI has bells on the bus.
+        let is_on_bus = !bells.is_empty();
+        let mmio = if is_on_bus { 0..0 } else { registers(&machine.monitor("info qtree")?) };
         let path = machine.save_memory(0, memory_mib.min(MAX_MEMORY_MIB) << 20)?;
         let memory = Memory(fs::read(&path).map_err(Error::file(&path))?);
         fs::remove_file(&path).map_err(Error::file(&path))?;
-        Ok(Self { registers, memory, queues, bells, has_tpm })
+        Ok(Self { registers: cpu, memory, queues, bells, mmio, has_tpm })
     }
 
     /// Everything that is not as promised; an empty list is a seal.

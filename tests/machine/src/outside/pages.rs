@@ -40,6 +40,15 @@ const TPM_REGISTERS: u64 = REGION + 0x1_1000;
 const TPM_PAGES: [(u64, &str); 2] =
     [(TPM_REGISTERS, "ring 0 rw- uncached"), (REGION + 0x1_2000, "ring 0 rw- write-back")];
 
+/// What ring 0 has besides if the card is on no bus: the page of its registers. Its doorbell is on
+/// the same page as its configuration, so it is not the service's.
+const CARD: u64 = REGION + 0x1_3000;
+const CARD_PAGE: (u64, &str) = (CARD, "ring 0 rw- uncached");
+
+/// Where the gate is told which registers of that page are the card's: their offset, and 1; or zero.
+const CARD_WORD: u64 = 72;
+const GATE_DATA: u64 = REGION + 0x4000;
+
 /// How the boot record begins, and its size: only a machine with a TPM has one.
 const RECORD: &[u8] = b"BULLARE\x01";
 const RECORD_BYTES: u64 = 96 << 10;
@@ -98,7 +107,8 @@ fn aliases(walk: &Walk) -> Vec<Finding> {
 fn gate(seen: &Snapshot, walk: &Walk) -> Vec<Finding> {
     let mut findings = Vec::new();
     let tpm = TPM_PAGES.into_iter().filter(|_| seen.has_tpm);
-    let promised: Vec<_> = GATE.into_iter().chain(tpm).collect();
+    let card = (!seen.mmio.is_empty()).then_some(CARD_PAGE);
+    let promised: Vec<_> = GATE.into_iter().chain(tpm).chain(card).collect();
     for &(virt, rights) in &promised {
         let leaf = walk.at(virt);
         if leaf.is_none_or(|leaf| leaf.bytes != PAGE || leaf.rights() != rights) {
@@ -111,6 +121,14 @@ fn gate(seen: &Snapshot, walk: &Walk) -> Vec<Finding> {
         if virt == TPM_REGISTERS && !is_at(TPM) {
             findings.push(Finding::Page { virt, what: "not the TPM" });
         }
+        if virt == CARD && !is_at(seen.mmio.start / PAGE * PAGE) {
+            findings.push(Finding::Page { virt, what: "not the card" });
+        }
+    }
+    let word = walk.at(GATE_DATA).and_then(|leaf| seen.memory.number::<8>(leaf.phys + CARD_WORD));
+    let promised_word = if seen.mmio.is_empty() { 0 } else { seen.mmio.start % PAGE + 1 };
+    if word != Some(promised_word) {
+        findings.push(Finding::Page { virt: GATE_DATA, what: "the gate rings another device" });
     }
     for leaf in walk.leaves.iter().filter(|leaf| !leaf.is_user) {
         let is_listed = promised.iter().any(|(virt, _)| *virt == leaf.virt);
@@ -163,7 +181,7 @@ fn record(seen: &Snapshot, walk: &Walk) -> Option<std::ops::Range<u64>> {
 }
 
 /// The service has its parts of the image where they were loaded, its rings, its one page of
-/// doorbells, the boot record if there is a TPM, and memory that it may write.
+/// doorbells unless the gate rings them, the boot record if there is a TPM, and memory that it may write.
 fn service(seen: &Snapshot, walk: &Walk, image: &Image) -> Vec<Finding> {
     let mut findings = Vec::new();
     let parts = KEPT.iter().filter_map(|(name, rights)| Some((image.part(name)?, *rights)));
@@ -199,8 +217,9 @@ fn service(seen: &Snapshot, walk: &Walk, image: &Image) -> Vec<Finding> {
             }
         }
     }
-    if doorbells != usize::from(!seen.queues.is_empty()) {
-        findings.push(Finding::Missing("exactly one page of doorbells"));
+    let has_bells = !seen.queues.is_empty() && seen.mmio.is_empty();
+    if doorbells != usize::from(has_bells) {
+        findings.push(Finding::Missing("a page of doorbells where the service rings, and only there"));
     }
     findings
 }

@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::Duration;
 
-use machine::{Backend, Firmware};
+use machine::{Backend, Chipset, Firmware};
 
 use crate::support::{SMALL, Site, client};
 
@@ -24,6 +24,14 @@ const MOST_PER_QUIET_SECOND: u64 = 10_000;
 
 fn instructions(site: &Site) -> u64 {
     site.machine.counts().unwrap().unwrap().instructions
+}
+
+/// How many instructions a machine executes in a second without traffic.
+fn quiet_second(site: &Site) -> u64 {
+    thread::sleep(Duration::from_secs(1));
+    let before = instructions(site);
+    thread::sleep(Duration::from_secs(2));
+    (instructions(site) - before) / 2
 }
 
 #[test]
@@ -55,16 +63,36 @@ fn boot_handshake_and_request_cost_no_more_than_they_may() {
     (0..rounds).for_each(|_| drop(client::get(&mut open, &path)));
     let per_request = each(before);
 
-    thread::sleep(Duration::from_secs(1));
-    let before = instructions(&site);
-    thread::sleep(Duration::from_secs(2));
-    let quiet = (instructions(&site) - before) / 2;
+    let quiet = quiet_second(&site);
 
     println!(
         "instructions: {to_ready} to READY, {per_handshake} a handshake, {per_request} a request, \
          {quiet} in a quiet second"
     );
     assert!(per_handshake <= MOST_PER_HANDSHAKE, "{per_handshake} instructions a handshake");
+    assert!(per_request <= MOST_PER_REQUEST, "{per_request} instructions a request");
+    assert!(quiet <= MOST_PER_QUIET_SECOND, "{quiet} instructions in a quiet second");
+}
+
+/// A line that stays raised interrupts again and again: it falls if the gate acknowledges.
+#[test]
+fn a_machine_without_pci_sleeps_between_two_requests() {
+    let backend = Backend::start().unwrap();
+    let site = Site::start_as("demo", backend.address(), |builder| {
+        builder.chipset(Chipset::Microvm).firmware(Firmware::Qboot).counting()
+    });
+    let to_ready = instructions(&site);
+    let config = client::config(&site);
+    let path = format!("/bytes/{SMALL}");
+    let mut open = client::connect_as(&site, &config);
+    client::get(&mut open, &path);
+    let rounds = 50;
+    let before = instructions(&site);
+    (0..rounds).for_each(|_| drop(client::get(&mut open, &path)));
+    let per_request = (instructions(&site) - before) / rounds;
+    let quiet = quiet_second(&site);
+    println!("microvm: {to_ready} to READY, {per_request} a request, {quiet} in a quiet second");
+    assert!(to_ready > 0 && to_ready <= MOST_TO_BOOT, "{to_ready} instructions to READY");
     assert!(per_request <= MOST_PER_REQUEST, "{per_request} instructions a request");
     assert!(quiet <= MOST_PER_QUIET_SECOND, "{quiet} instructions in a quiet second");
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use machine::outside::{Finding, Image, Leaf, PAGE, Snapshot, Walk, walk};
-use machine::{Backend, Firmware, Machine, Net, body};
+use machine::{Backend, Chipset, Firmware, Machine, Net, body};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
@@ -31,12 +31,17 @@ struct Running {
 
 impl Running {
     fn start(firmware: Firmware) -> Self {
+        Self::start_on(Chipset::Q35, firmware)
+    }
+
+    fn start_on(chipset: Chipset, firmware: Firmware) -> Self {
         let backend = Backend::start().unwrap();
         let folder = TempDir::with_prefix("bulla-outside-").unwrap();
         let proxy = Proxy { config: "demo", backend: backend.address(), changes: &[] };
         let image = proxy.image(&GUEST, folder.path()).unwrap();
         let builder = Machine::builder(&image)
             .memory_mib(MEMORY_MIB)
+            .chipset(chipset)
             .firmware(firmware)
             .net(Net::User { ports: vec![PORT] });
         let site = Site::on(builder.start().unwrap());
@@ -97,6 +102,24 @@ fn a_machine_that_has_served_thousands_is_sealed_as_on_its_first_day() {
     let before = look(machine);
     assert_sealed(&before, &running.image, &machine.console().text());
     running.serve(REQUESTS);
+    let after = look(machine);
+    assert_sealed(&after, &running.image, &machine.console().text());
+    assert_eq!(before.digest(), after.digest(), "something that must not change has changed");
+    assert_eq!(walk_of(&before), walk_of(&after));
+    assert_eq!(before.queues.len(), 2);
+    running.site.goes_on();
+}
+
+#[test]
+fn a_machine_without_pci_is_sealed_and_stays_so() {
+    let running = Running::start_on(Chipset::Microvm, Firmware::Qboot);
+    let machine = running.machine();
+    let before = look(machine);
+    assert!(!before.mmio.is_empty() && before.bells.is_empty(), "{:x?}", before.mmio);
+    assert_sealed(&before, &running.image, &machine.console().text());
+    // No register of any device is ring 3's: its doorbell is rung by the gate.
+    assert!(walk_of(&before).leaves.iter().all(|leaf| !leaf.is_user || !leaf.is_uncached));
+    running.serve(REQUESTS / 10);
     let after = look(machine);
     assert_sealed(&after, &running.image, &machine.console().text());
     assert_eq!(before.digest(), after.digest(), "something that must not change has changed");
@@ -229,11 +252,21 @@ const BITS: [u32; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 21, 58, 63];
 /// Whoever finds nothing must be able to find something: flips bits in a copy of the memory.
 #[test]
 fn every_change_that_matters_is_found() {
+    finds_every_change_on(Chipset::Q35);
+}
+
+#[test]
+fn every_change_that_matters_is_found_without_pci() {
+    finds_every_change_on(Chipset::Microvm);
+}
+
+#[track_caller]
+fn finds_every_change_on(chipset: Chipset) {
     let folder = TempDir::with_prefix("bulla-outside-").unwrap();
     let file = xtask::samples::probe(&GUEST, "control", folder.path()).unwrap();
     let builder = Machine::builder(&file).memory_mib(LEAST_MEMORY_MIB).firmware(Firmware::Qboot);
     let builder = builder.net(Net::User { ports: Vec::new() }).extra_args(["-no-shutdown"]);
-    let machine = builder.start().unwrap();
+    let machine = builder.chipset(chipset).start().unwrap();
     machine.wait_for("STOP", PATIENCE).unwrap();
     let mut seen = Snapshot::take(&machine, LEAST_MEMORY_MIB).unwrap();
     let image = Image::read(&file).unwrap();
@@ -317,8 +350,11 @@ fn contents(seen: &Snapshot, walk: &Walk, image: &Image) -> Vec<(u64, u32)> {
     // Limit and base of a segment, type, privilege, present, long; the same of the task state.
     let bits = [0, 16, 39, 41, 44, 45, 47, 53, 63];
     places.extend((0..7).flat_map(|slot| bits.map(|bit| (gdt + 8 * slot, bit))));
-    // A gate's target, segment, stack, type, privilege, present: of an exception, of a door, of a
-    // reserved door, of nobody.
+    // Which registers the gate rings, and whether it rings at all.
+    let data = frame(gate + 0x4000);
+    places.extend([0, 9, 32].map(|bit| (data + 72, bit)));
+    // A gate's target, segment, stack, type, privilege, present: of an exception, of two doors, of
+    // nobody.
     let bits = [12, 16, 32, 40, 45, 46, 47, 63];
     let vectors = [2, 14, 0x30, 0x80, 0x83, 0xf0];
     places.extend(vectors.iter().flat_map(|vector| bits.map(|bit| (idt + 16 * vector, bit))));

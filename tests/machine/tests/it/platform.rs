@@ -1,5 +1,6 @@
 //! The machines that an image boots on, and those that it refuses in one line.
 
+use machine::qemu::Builder;
 use machine::{Backend, Chipset, Firmware, Machine, body};
 
 use crate::support::{PATIENCE, SMALL, Site, client, probe, wait_until};
@@ -42,6 +43,11 @@ fn serves_on_pc_with_qboot() {
 }
 
 #[test]
+fn serves_on_microvm() {
+    serves_on(Chipset::Microvm, Firmware::Qboot, 64);
+}
+
+#[test]
 fn serves_in_16_mib() {
     serves_on(Chipset::Q35, Firmware::SeaBios, 16);
     serves_on(Chipset::Pc, Firmware::Qboot, 16);
@@ -71,6 +77,47 @@ fn seals_itself_on_both_boards_with_both_firmwares_and_any_memory() {
                 });
             }
         }
+    }
+}
+
+/// The I/O APICs' lines that are not masked, in QEMU's words:
+/// `  pin 23 0x0000000000008031 dest=0 vec=49  active-hi level        fixed  physical`.
+fn open_lines(machine: &Machine) -> Vec<String> {
+    let listed = machine.monitor("info pic").unwrap();
+    assert!(listed.contains("ioapic0"), "{listed}");
+    let lines = listed.lines().map(str::trim).filter(|line| line.starts_with("pin "));
+    lines.filter(|line| !line.contains(" masked ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn only_a_card_on_no_bus_has_an_interrupt_line() {
+    let control = |chipset| {
+        let machine = probe("control", |b| b.chipset(chipset).extra_args(["-no-shutdown"]));
+        machine.wait_for("PROBE control: end", PATIENCE).unwrap();
+        open_lines(&machine)
+    };
+    for chipset in [Chipset::Q35, Chipset::Pc] {
+        assert_eq!(control(chipset), Vec::<String>::new(), "{chipset:?}");
+    }
+    let open = control(Chipset::Microvm);
+    assert!(open.len() == 1 && open[0].contains("vec=49 ") && open[0].contains("level"), "{open:?}");
+}
+
+#[test]
+fn seals_itself_without_pci_with_any_memory_and_with_other_virtio_devices() {
+    let end = "PROBE control: end";
+    for memory_mib in [16, 64, 2048, 4096] {
+        let machine = probe("control", |b| b.chipset(Chipset::Microvm).memory_mib(memory_mib));
+        machine.wait_for(end, PATIENCE).unwrap();
+    }
+    // They have a place before and behind the card's, which the image does not name.
+    let others = ["-device", "virtio-rng-device", "-device", "virtio-balloon-device"];
+    for (args, devices) in [(&others[..], 3), (&["-machine", "ioapic2=off"][..], 1)] {
+        let shape = |b: Builder| b.chipset(Chipset::Microvm).extra_args(args.iter().copied());
+        let machine = probe("control", shape);
+        machine.wait_for(end, PATIENCE).unwrap();
+        let fact = format!("1 of {devices} devices may master the bus, 1 interrupt lines open");
+        machine.wait_for(&fact, PATIENCE).unwrap();
     }
 }
 
@@ -125,6 +172,19 @@ fn a_cpu_that_lacks_a_feature_is_refused_by_its_name() {
         let plain = |text: &str| text.to_lowercase().replace(['.', '_', '-'], "");
         assert!(plain(&line).contains(&plain(feature)), "{feature} is not in {line:?}");
     }
+}
+
+#[test]
+fn a_machine_without_pci_needs_a_card_with_registers_of_today() {
+    let refused = |args: &[&str], reason: &str| {
+        let shape = |b: Builder| b.chipset(Chipset::Microvm).extra_args(args.iter().copied());
+        let line = refusal(&probe("control", shape));
+        assert!(line.contains(reason), "{args:?}: {line}");
+    };
+    refused(&["-global", "virtio-mmio.force-legacy=on"], "virtio-net: its registers are legacy");
+    // Nobody says where devices are, or which line is whose.
+    refused(&["-machine", "acpi=off"], "none was found");
+    refused(&["-machine", "pit=off"], "no clock");
 }
 
 #[test]

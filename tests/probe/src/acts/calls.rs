@@ -63,7 +63,7 @@ fn interrupt(vector: u64) -> Effect {
             out("rax") _, out("rcx") _,
         )
     };
-    if matches!(vector, 0x80..=0x82 | 0x84 | 0x85) {
+    if matches!(vector, 0x80..=0x85) {
         return Effect::None("a door of the gate took zeros");
     }
     Effect::Survived

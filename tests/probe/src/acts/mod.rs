@@ -3,6 +3,7 @@
 mod calls;
 mod instructions;
 mod memory;
+mod notify;
 mod rings;
 mod tpm;
 
@@ -22,8 +23,8 @@ pub(crate) enum Effect {
 pub(crate) type Act = fn(&mut Machine, u64) -> Effect;
 
 /// Every act but the control, by family.
-const FAMILIES: [&[(&str, Act)]; 5] =
-    [memory::ACTS, instructions::ACTS, calls::ACTS, rings::ACTS, tpm::ACTS];
+const FAMILIES: [&[(&str, Act)]; 6] =
+    [memory::ACTS, instructions::ACTS, calls::ACTS, rings::ACTS, notify::ACTS, tpm::ACTS];
 
 /// The act of a name like `write_text` or `int 0x50`, with its number.
 pub(crate) fn find(name: &str) -> Option<(Act, u64)> {

@@ -9,6 +9,7 @@ use abi::PAGE_BYTES;
 use abi::handoff::Queue;
 use libos::machine::Machine;
 
+use super::notify::raw_notify;
 use super::{Act, Effect};
 
 pub(super) const ACTS: &[(&str, Act)] = &[
@@ -92,7 +93,10 @@ fn publish(queue: &Queue, count: u16) {
     fence(Ordering::SeqCst);
     write(queue.available.start + 2, count);
     fence(Ordering::SeqCst);
-    write(queue.doorbell, queue.number as u16);
+    match queue.doorbell {
+        0 => _ = raw_notify(queue.number),
+        doorbell => write(doorbell, queue.number as u16),
+    }
 }
 
 fn write(address: u64, value: u16) {

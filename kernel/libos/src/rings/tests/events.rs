@@ -12,7 +12,7 @@ use std::{thread, vec::Vec};
 use super::super::{AVAILABLE_EVENT, DESCRIPTORS, INDEX, Queue, ReceiveRing, USED_EVENT};
 use super::device::Device;
 use super::dice::Dice;
-use super::watch::{Event, interleave, trace};
+use super::watch::{Event, interleave, take_rings, trace};
 use super::{receive_memory, receive_pair, transmit_memory, transmit_pair};
 use crate::link::{Receiver, Transmitter};
 
@@ -203,6 +203,21 @@ fn a_full_fence_stands_between_what_we_say_and_what_we_then_look_at() {
     let wish_then_index =
         [Event::Write(available + USED_EVENT), Event::Fence, Event::Read(used + INDEX)];
     assert_eq!(trace(|| assert!(!queue.ask_for_interrupt())), wish_then_index);
+}
+
+#[test]
+fn the_gate_rings_a_bell_that_is_nobodys_memory() {
+    let memory = transmit_memory();
+    let mut handed_over = memory.hand_over(false);
+    handed_over.doorbell = 0;
+    let mut queue = Queue::new(&handed_over).unwrap();
+    queue.offer(0);
+    let events = trace(|| queue.publish());
+    assert_eq!(events.last(), Some(&Event::Notify(1)));
+    assert_eq!(take_rings(), 1);
+    // The page of a bell that is somebody's was not touched, nor was it rung for nothing.
+    assert!(!memory.take_ring());
+    assert_eq!(trace(|| queue.publish()), []);
 }
 
 /// How many frames the two threads hand over one by one.

@@ -16,6 +16,7 @@ std::thread_local! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Fence,
+    Notify(u16),
     Read(u64),
     Write(u64),
 }
@@ -45,6 +46,14 @@ pub(in super::super) fn before(access: Access, span: Span) {
         act(accesses);
         WATCH.with_borrow_mut(|watch| watch.act = Some(act));
     }
+}
+
+/// Called by the code under test instead of the gate.
+pub(in super::super) fn notify(queue: u16) {
+    WATCH.with_borrow_mut(|watch| {
+        watch.note(Event::Notify(queue));
+        watch.rings += 1;
+    });
 }
 
 /// Called by the code under test, after a full fence.
