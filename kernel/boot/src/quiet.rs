@@ -46,9 +46,8 @@ pub(crate) fn quiet(firmware: &Firmware, memory: &Memory) -> Result<Machine, Ref
 impl Machine {
     /// Lets one line reach us, as the vector.
     pub(crate) fn open(&self, line: Line, vector: u8) -> Result<(), Refusal> {
-        let mut opened = self.io_apics.iter().filter_map(|io_apic| {
-            io_apic.open(line, vector, self.apic.id())
-        });
+        let mut opened =
+            self.io_apics.iter().filter_map(|io_apic| io_apic.open(line, vector, self.apic.id()));
         opened.next().ok_or(Refusal::Line { line: line.number })
     }
 

@@ -71,10 +71,7 @@ impl fmt::Display for Refusal {
                 write!(f, "no room below 4 GiB for a device's {bytes:#x} bytes of registers")
             }
             Self::BusMasters { others } => {
-                write!(
-                    f,
-                    "{others} devices that the image does not name may still master the bus"
-                )
+                write!(f, "{others} devices that the image does not name may still master the bus")
             }
             Self::ClockSource => {
                 write!(

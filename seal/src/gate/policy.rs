@@ -26,7 +26,11 @@ const BUFFERS: [(u64, u64, &str); 4] = [
     (TPM + 0x80, 128, "writes a byte of the one command into a CRB's buffer"),
     (ANSWER + 512, 512, "keeps the TPM's answer"),
     (DEVICE + 0x50, UNITS + 4, "rings the doorbell of a card on no bus (QueueNotify)"),
-    (DEVICE + 0x64, UNITS + 4, "tells a card on no bus that its interrupt was taken (InterruptACK)"),
+    (
+        DEVICE + 0x64,
+        UNITS + 4,
+        "tells a card on no bus that its interrupt was taken (InterruptACK)",
+    ),
 ];
 
 /// The indices of a device's registers in their page (virtio 1.2, section 4.2.2): multiples of 512, so

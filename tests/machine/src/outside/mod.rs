@@ -12,10 +12,10 @@ mod pages;
 mod registers;
 mod tables;
 
+pub use self::registers::{Registers, Segment, Table};
 pub use device::{Queue, bells, queues, registers};
 pub use finding::Finding;
 pub use image::{Image, Part};
-pub use self::registers::{Registers, Segment, Table};
 pub use tables::{Leaf, Walk, walk};
 
 use std::fs;

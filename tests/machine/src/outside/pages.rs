@@ -219,7 +219,8 @@ fn service(seen: &Snapshot, walk: &Walk, image: &Image) -> Vec<Finding> {
     }
     let has_bells = !seen.queues.is_empty() && seen.mmio.is_empty();
     if doorbells != usize::from(has_bells) {
-        findings.push(Finding::Missing("a page of doorbells where the service rings, and only there"));
+        findings
+            .push(Finding::Missing("a page of doorbells where the service rings, and only there"));
     }
     findings
 }

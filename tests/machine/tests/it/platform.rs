@@ -100,7 +100,10 @@ fn only_a_card_on_no_bus_has_an_interrupt_line() {
         assert_eq!(control(chipset), Vec::<String>::new(), "{chipset:?}");
     }
     let open = control(Chipset::Microvm);
-    assert!(open.len() == 1 && open[0].contains("vec=49 ") && open[0].contains("level"), "{open:?}");
+    assert!(
+        open.len() == 1 && open[0].contains("vec=49 ") && open[0].contains("level"),
+        "{open:?}"
+    );
 }
 
 #[test]
