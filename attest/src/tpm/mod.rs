@@ -7,6 +7,7 @@
 
 mod derive;
 mod public;
+mod roca;
 mod sealed;
 mod wire;
 mod wrap;

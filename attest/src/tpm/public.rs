@@ -7,6 +7,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use super::roca::is_shaped;
 use super::wire::{Reader, Short};
 
 const TPM_ALG_RSA: u16 = 0x0001;
@@ -138,6 +139,8 @@ pub enum Malformed {
     Length,
     /// It is no certificate's public key that a TPM would have.
     NotAnEndorsementKey,
+    /// Its RSA modulus has the shape of those that a broken library made: it can be factored.
+    Roca,
     /// Something is used that is not supported here.
     Unsupported {
         /// What.
@@ -157,6 +160,9 @@ impl fmt::Display for Malformed {
             Self::Length => write!(f, "public area ends too early or too late"),
             Self::NotAnEndorsementKey => {
                 write!(f, "public key is neither P-256, P-384 nor RSA of 2048 bits or more")
+            }
+            Self::Roca => {
+                write!(f, "RSA key has the shape of CVE-2017-15361 (ROCA): it can be factored")
             }
             Self::Unsupported { what, number } => {
                 write!(f, "{what} {number:#06x} is not supported")
@@ -219,6 +225,9 @@ impl StorageKey {
                 let exponent = exponent.ok_or(Malformed::NotAnEndorsementKey)?;
                 if modulus.len() < 256 {
                     return Err(Malformed::NotAnEndorsementKey);
+                }
+                if is_shaped(&modulus) {
+                    return Err(Malformed::Roca);
                 }
                 Key::Rsa { modulus, exponent }
             }
@@ -324,6 +333,9 @@ fn rsa(reader: &mut Reader<'_>) -> Result<Key, Malformed> {
     let is_whole = modulus.len().saturating_mul(8) == usize::from(bits) && bits >= 2048;
     if !is_whole {
         return Err(Malformed::KeySize { bytes: modulus.len() });
+    }
+    if is_shaped(modulus) {
+        return Err(Malformed::Roca);
     }
     Ok(Key::Rsa { modulus: modulus.to_vec(), exponent })
 }
