@@ -17,6 +17,9 @@ mod receive;
 mod shared;
 mod transmit;
 
+#[cfg(any(test, feature = "hostile-device"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "some of it only the unit tests use"))]
+pub mod software;
 #[cfg(test)]
 mod tests;
 
