@@ -14,6 +14,7 @@ mod input;
 mod key_file;
 mod net;
 mod proxy;
+mod rings;
 mod seal;
 pub mod seeds;
 mod tls;
@@ -38,6 +39,7 @@ pub use self::firmware::{
 pub use self::key_file::payload as key_file_payload;
 pub use self::net::{established as net_established, frames as net_frames};
 pub use self::proxy::steps as proxy_steps;
+pub use self::rings::rings;
 pub use self::seal::image::image as seal_image;
 pub use self::seal::registers::{
     controls as seal_controls, descriptors as seal_descriptors, gdt as seal_gdt, idt as seal_idt,
@@ -51,7 +53,7 @@ pub use self::tpm::{answers as tpm_answers, key_file as tpm_key_file};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 28] = [
+pub const TARGETS: [Target; 29] = [
     ("abi_configuration_header", abi_configuration_header),
     ("abi_manifest", abi_manifest),
     ("attest_event_log", attest_event_log),
@@ -68,6 +70,7 @@ pub const TARGETS: [Target; 28] = [
     ("net_established", net_established),
     ("net_frames", net_frames),
     ("proxy_steps", proxy_steps),
+    ("rings", rings),
     ("seal_controls", seal_controls),
     ("seal_descriptors", seal_descriptors),
     ("seal_gdt", seal_gdt),

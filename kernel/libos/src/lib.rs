@@ -7,8 +7,11 @@
 #![deny(unsafe_code)]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "hostile-device"))]
 extern crate std;
+
+#[cfg(all(feature = "hostile-device", target_os = "none"))]
+compile_error!("`hostile-device` watches every access to the rings; it is for tests on the host");
 
 #[cfg(target_os = "none")]
 #[allow(unsafe_code, reason = "ring 3's side of the CPU")]
@@ -16,7 +19,7 @@ mod arch;
 #[cfg(target_os = "none")]
 #[allow(unsafe_code, reason = "the heap, and pages that boot mapped")]
 pub mod memory;
-#[cfg(any(test, target_os = "none"))]
+#[cfg(any(test, feature = "hostile-device", target_os = "none"))]
 #[allow(unsafe_code, reason = "memory shared with a device")]
 pub mod rings;
 

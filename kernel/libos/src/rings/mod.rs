@@ -17,6 +17,9 @@ mod receive;
 mod shared;
 mod transmit;
 
+#[cfg(any(test, feature = "hostile-device"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "some of it only the unit tests use"))]
+pub mod software;
 #[cfg(test)]
 mod tests;
 
@@ -26,12 +29,12 @@ use abi::handoff;
 use abi::ring::{available_bytes, used_bytes};
 use arrayvec::ArrayVec;
 
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "hostile-device")))]
 use crate::arch::notify;
 pub use receive::ReceiveRing;
 use shared::{Shared, full_fence};
-#[cfg(test)]
-use tests::watch::notify;
+#[cfg(any(test, feature = "hostile-device"))]
+use software::watch::notify;
 pub use transmit::TransmitRing;
 
 /// The device completes checksums (`VIRTIO_NET_F_CSUM`).

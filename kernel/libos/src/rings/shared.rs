@@ -4,8 +4,8 @@ use core::sync::atomic::{Ordering, compiler_fence, fence};
 
 use abi::Span;
 
-#[cfg(test)]
-use super::tests::watch::{before, fenced};
+#[cfg(any(test, feature = "hostile-device"))]
+use super::software::watch::{before, fenced};
 
 /// A span of shared memory, as long and as aligned as its user needs it.
 pub(super) struct Shared {
@@ -26,12 +26,12 @@ pub(super) enum Access {
 }
 
 /// Nothing. In tests, who watches sees each access before it happens and lets the device act.
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "hostile-device")))]
 #[inline(always)] // It is nothing.
 fn before(_: Access, _: Span) {}
 
 /// Likewise: tests see where the full fences stand, since few hosts show that one is missing.
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "hostile-device")))]
 #[inline(always)] // It is nothing.
 fn fenced() {}
 

@@ -19,7 +19,7 @@ const GUARD_BYTES: u64 = 64;
 const SILENT: u16 = 0xdead;
 
 /// One span, in cells that driver and device may use at the same time.
-pub(super) struct Block {
+pub(in super::super) struct Block {
     cells: Box<[AtomicU16]>,
     /// Bytes before the span.
     lead: u64,
@@ -38,12 +38,12 @@ impl Block {
         block
     }
 
-    pub(super) fn clear(&self, byte: u8) {
+    pub(in super::super) fn clear(&self, byte: u8) {
         let word = u16::from_ne_bytes([byte; 2]);
         self.range(0, self.bytes as usize).iter().for_each(|cell| cell.store(word, SeqCst));
     }
 
-    pub(super) fn span(&self) -> Span {
+    pub(in super::super) fn span(&self) -> Span {
         Span::new(self.cells.as_ptr().addr() as u64 + self.lead, self.bytes)
     }
 
@@ -52,11 +52,11 @@ impl Block {
         &self.cells[((self.lead + offset) / 2) as usize]
     }
 
-    pub(super) fn get(&self, offset: u64) -> u16 {
+    pub(in super::super) fn get(&self, offset: u64) -> u16 {
         self.cell(offset).load(SeqCst)
     }
 
-    pub(super) fn put(&self, offset: u64, value: u16) {
+    pub(in super::super) fn put(&self, offset: u64, value: u16) {
         self.cell(offset).store(value, SeqCst);
     }
 
@@ -71,14 +71,14 @@ impl Block {
         &self.cells[first..first + bytes.div_ceil(2)]
     }
 
-    pub(super) fn read(&self, offset: u64, to: &mut [u8]) {
+    pub(in super::super) fn read(&self, offset: u64, to: &mut [u8]) {
         for (cell, pair) in self.range(offset, to.len()).iter().zip(to.chunks_mut(2)) {
             pair.copy_from_slice(&cell.load(SeqCst).to_ne_bytes()[..pair.len()]);
         }
     }
 
     /// Writes bytes; behind an odd number of them comes a zero.
-    pub(super) fn write(&self, offset: u64, bytes: &[u8]) {
+    pub(in super::super) fn write(&self, offset: u64, bytes: &[u8]) {
         for (cell, pair) in self.range(offset, bytes.len()).iter().zip(bytes.chunks(2)) {
             let pair = [pair[0], *pair.get(1).unwrap_or(&0)];
             cell.store(u16::from_ne_bytes(pair), SeqCst);
@@ -96,18 +96,22 @@ impl Block {
 
 /// One queue's memory. Clones share it: one for the driver's side of a test, one for the device.
 #[derive(Clone)]
-pub(super) struct Memory {
-    pub(super) table: Arc<Block>,
-    pub(super) available: Arc<Block>,
-    pub(super) used: Arc<Block>,
-    pub(super) buffers: Arc<Block>,
-    pub(super) doorbell: Arc<Block>,
+pub(in super::super) struct Memory {
+    pub(in super::super) table: Arc<Block>,
+    pub(in super::super) available: Arc<Block>,
+    pub(in super::super) used: Arc<Block>,
+    pub(in super::super) buffers: Arc<Block>,
+    pub(in super::super) doorbell: Arc<Block>,
     number: u16,
 }
 
 impl Memory {
     /// Writes the descriptors as boot does; everything else is zeros.
-    pub(super) fn new(number: u16, bytes: u64, geometry: fn(u16) -> Option<Descriptor>) -> Self {
+    pub(in super::super) fn new(
+        number: u16,
+        bytes: u64,
+        geometry: fn(u16) -> Option<Descriptor>,
+    ) -> Self {
         let block = |bytes| Arc::new(Block::new(bytes));
         let memory = Self {
             table: block(table_bytes(DESCRIPTORS)),
@@ -130,14 +134,14 @@ impl Memory {
     }
 
     /// Makes everything but the table as it was, for another driver.
-    pub(super) fn reset(&self) {
+    pub(in super::super) fn reset(&self) {
         self.available.clear(0);
         self.used.clear(0);
         self.silence();
     }
 
     /// The handoff, and what its reader may touch on this thread from now on.
-    pub(super) fn hand_over(&self, is_receive: bool) -> handoff::Queue {
+    pub(in super::super) fn hand_over(&self, is_receive: bool) -> handoff::Queue {
         let [available, used, buffers, doorbell] =
             [&self.available, &self.used, &self.buffers, &self.doorbell].map(|block| block.span());
         let mut readable = std::vec![used];
@@ -156,7 +160,7 @@ impl Memory {
     }
 
     /// What the device sees in a descriptor: offset in the buffers, length, flags.
-    pub(super) fn descriptor(&self, id: u16) -> Descriptor {
+    pub(in super::super) fn descriptor(&self, id: u16) -> Descriptor {
         let at = 16 * u64::from(id);
         let wide = |at| u64::from(self.table.get(at)) | u64::from(self.table.get(at + 2)) << 16;
         let address = wide(at) | wide(at + 4) << 32;
@@ -167,39 +171,39 @@ impl Memory {
         Descriptor { offset: address - self.buffers.span().start, length, flags }
     }
 
-    pub(super) fn available_index(&self) -> u16 {
+    pub(in super::super) fn available_index(&self) -> u16 {
         self.available.get(INDEX)
     }
 
-    pub(super) fn available_id(&self, slot: u16) -> u16 {
+    pub(in super::super) fn available_id(&self, slot: u16) -> u16 {
         self.available.get(RING + 2 * u64::from(slot % DESCRIPTORS))
     }
 
-    pub(super) fn used_event(&self) -> u16 {
+    pub(in super::super) fn used_event(&self) -> u16 {
         self.available.get(USED_EVENT)
     }
 
-    pub(super) fn used_index(&self) -> u16 {
+    pub(in super::super) fn used_index(&self) -> u16 {
         self.used.get(INDEX)
     }
 
-    pub(super) fn set_used_index(&self, index: u16) {
+    pub(in super::super) fn set_used_index(&self, index: u16) {
         self.used.put(INDEX, index);
     }
 
-    pub(super) fn used_element(&self, slot: u16) -> (u32, u32) {
+    pub(in super::super) fn used_element(&self, slot: u16) -> (u32, u32) {
         let at = RING + 8 * u64::from(slot % DESCRIPTORS);
         let wide = |at| u32::from(self.used.get(at)) | u32::from(self.used.get(at + 2)) << 16;
         (wide(at), wide(at + 4))
     }
 
-    pub(super) fn set_used_element(&self, slot: u16, id: u32, length: u32) {
+    pub(in super::super) fn set_used_element(&self, slot: u16, id: u32, length: u32) {
         let at = RING + 8 * u64::from(slot % DESCRIPTORS);
         self.used.put_wide(at, id);
         self.used.put_wide(at + 4, length);
     }
 
-    pub(super) fn set_available_event(&self, event: u16) {
+    pub(in super::super) fn set_available_event(&self, event: u16) {
         self.used.put(AVAILABLE_EVENT, event);
     }
 
@@ -208,7 +212,7 @@ impl Memory {
     }
 
     /// Whether the bell was rung since the last call: once, with the queue's number.
-    pub(super) fn take_ring(&self) -> bool {
+    pub(in super::super) fn take_ring(&self) -> bool {
         let rings = watch::take_rings();
         assert!(rings <= 1, "one publication rings once, not {rings} times");
         let expected = if rings == 1 { self.number } else { SILENT };
@@ -218,7 +222,7 @@ impl Memory {
     }
 
     /// Everything that the driver writes besides buffers.
-    pub(super) fn driver_side(&self) -> Vec<u8> {
+    pub(in super::super) fn driver_side(&self) -> Vec<u8> {
         let mut bytes = std::vec![0; available_bytes(DESCRIPTORS) as usize + 2];
         let (available, doorbell) = bytes.split_at_mut(available_bytes(DESCRIPTORS) as usize);
         self.available.read(0, available);
@@ -226,7 +230,7 @@ impl Memory {
         bytes
     }
 
-    pub(super) fn check_guards(&self) {
+    pub(in super::super) fn check_guards(&self) {
         for block in [&self.table, &self.available, &self.used, &self.buffers, &self.doorbell] {
             block.check_guards();
         }

@@ -14,7 +14,7 @@ std::thread_local! {
 
 /// What the driver did, for the order of it. Addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(in super::super) enum Event {
     Fence,
     Notify(u16),
     Read(u64),
@@ -86,19 +86,22 @@ impl Watch {
 }
 
 /// Says what this thread's driver may touch.
-pub(super) fn allow(readable: Vec<Span>, writable: Vec<Span>, doorbell: u64) {
+pub(in super::super) fn allow(readable: Vec<Span>, writable: Vec<Span>, doorbell: u64) {
     WATCH.with_borrow_mut(|watch| {
         *watch = Watch { readable, writable, doorbell, ..Watch::default() };
     });
 }
 
 /// How often the bell has been rung since the last call.
-pub(super) fn take_rings() -> u32 {
+pub(in super::super) fn take_rings() -> u32 {
     WATCH.with_borrow_mut(|watch| core::mem::take(&mut watch.rings))
 }
 
 /// Runs `driver`, and `act` before each of its accesses, the first of which is number 0.
-pub(super) fn interleave<R>(driver: impl FnOnce() -> R, act: impl FnMut(u32) + 'static) -> R {
+pub(in super::super) fn interleave<R>(
+    driver: impl FnOnce() -> R,
+    act: impl FnMut(u32) + 'static,
+) -> R {
     WATCH.with_borrow_mut(|watch| {
         watch.accesses = 0;
         watch.act = Some(Box::new(act));
@@ -109,7 +112,7 @@ pub(super) fn interleave<R>(driver: impl FnOnce() -> R, act: impl FnMut(u32) + '
 }
 
 /// Runs `driver` and says in which order it did what.
-pub(super) fn trace(driver: impl FnOnce()) -> Vec<Event> {
+pub(in super::super) fn trace(driver: impl FnOnce()) -> Vec<Event> {
     WATCH.with_borrow_mut(|watch| watch.events = Some(Vec::new()));
     driver();
     WATCH.with_borrow_mut(|watch| watch.events.take()).unwrap_or_default()
