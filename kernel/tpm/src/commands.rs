@@ -33,8 +33,15 @@ const TESTING: u32 = 0x90a;
 /// How often a command is sent again when the TPM asks for that.
 const RETRIES: u32 = 100;
 
-/// `TPM_CAP_PCRS`.
+/// `TPM_CAP_PCRS` and `TPM_CAP_TPM_PROPERTIES`.
 const CAPABILITY_PCRS: u32 = 5;
+const CAPABILITY_PROPERTIES: u32 = 6;
+
+/// `TPM_PT_PERMANENT`, and the bits of it that matter here (part 2, section 8.6): the lockout's
+/// authorization is not the empty one, TPM2_Clear is forbidden.
+const PERMANENT: u32 = 0x200;
+const HAS_LOCKOUT_AUTH: u32 = 1 << 2;
+const IS_CLEAR_FORBIDDEN: u32 = 1 << 8;
 
 /// How many PCRs are read back: 0 to 15.
 const PCRS: usize = 16;
@@ -138,8 +145,8 @@ impl<T: Transport> Tpm<T> {
             self.run(Command::plain(GET_CAPABILITY).u32(CAPABILITY_PCRS).u32(0).u32(1))?;
         let short = Error::Answer("its banks are not whole");
         let mut head = || Some((answer.u8()?, answer.u32()?, answer.u32()?));
-        let (_, capability, count) = head().ok_or(short)?;
-        if capability != CAPABILITY_PCRS || count > 16 {
+        let (has_more, capability, count) = head().ok_or(short)?;
+        if has_more != 0 || capability != CAPABILITY_PCRS || count > 16 {
             return Err(short);
         }
         let mut banks = Banks::new();
@@ -220,28 +227,60 @@ impl<T: Transport> Tpm<T> {
 
     /// Takes away what could undo the measurements or the key on this or a later boot: the platform
     /// hierarchy's authorization becomes `random`, which is erased, nobody can clear the TPM, and
-    /// the owner's hierarchy is off until the next reset.
+    /// the owner's hierarchy is off until the next reset. What has a password of somebody else's
+    /// stays with them: no password is guessed.
     ///
     /// # Errors
     ///
     /// [`Error`] if the TPM refuses for another reason than that firmware was first.
     pub fn take_away_hierarchies(&mut self, random: &mut [u8; 32]) -> Result<(), Error> {
-        // Whoever has the platform's or the lockout's authorization may forbid TPM2_Clear.
-        let forbid = |handle| {
-            let mut command = Command::authorized(CLEAR_CONTROL, &[handle], &[Auth::Empty]);
-            command.u8(1);
-            command
-        };
-        if unless_taken(self.run(&mut forbid(PLATFORM)))?.is_none() {
-            unless_taken(self.run(&mut forbid(LOCKOUT)))?;
+        self.forbid_clear()?;
+        // An owner with a password cannot be asked, but the platform may say the same.
+        for by in [OWNER, PLATFORM] {
+            let mut control = Command::authorized(HIERARCHY_CONTROL, &[by], &[Auth::Empty]);
+            if unless_taken(self.run(control.u32(OWNER).u8(0)))?.is_some() {
+                break;
+            }
         }
-        let mut control = Command::authorized(HIERARCHY_CONTROL, &[OWNER], &[Auth::Empty]);
-        unless_taken(self.run(control.u32(OWNER).u8(0)))?;
         let mut change = Command::authorized(HIERARCHY_CHANGE_AUTH, &[PLATFORM], &[Auth::Empty]);
         change.sized(random);
         random.zeroize();
         unless_taken(self.run(&mut change))?;
         Ok(())
+    }
+
+    /// Forbids TPM2_Clear, by the platform's or the lockout's authorization, whichever is empty.
+    fn forbid_clear(&mut self) -> Result<(), Error> {
+        let permanent = self.permanent()?;
+        if permanent & IS_CLEAR_FORBIDDEN != 0 {
+            return Ok(());
+        }
+        let forbid = |handle| {
+            let mut command = Command::authorized(CLEAR_CONTROL, &[handle], &[Auth::Empty]);
+            command.u8(1);
+            command
+        };
+        let is_done = unless_taken(self.run(&mut forbid(PLATFORM)))?.is_some();
+        // A wrong guess shuts the lockout's authorization for a while, also for who has it, and at
+        // the next boot the TPM would refuse even to hear one. So nobody guesses.
+        if is_done || permanent & HAS_LOCKOUT_AUTH != 0 {
+            return Ok(());
+        }
+        unless_taken(self.run(&mut forbid(LOCKOUT)))?;
+        Ok(())
+    }
+
+    /// The TPM's permanent attributes (`TPMA_PERMANENT`).
+    fn permanent(&mut self) -> Result<u32, Error> {
+        let mut command = Command::plain(GET_CAPABILITY);
+        let mut answer = self.run(command.u32(CAPABILITY_PROPERTIES).u32(PERMANENT).u32(1))?;
+        let value = (|| {
+            let _has_more = answer.u8()?;
+            let head = [answer.u32()?, answer.u32()?, answer.u32()?];
+            (head == [CAPABILITY_PROPERTIES, 1, PERMANENT]).then_some(())?;
+            answer.u32()
+        })();
+        value.ok_or(Error::Answer("its attributes are not whole"))
     }
 
     /// Tells the TPM that power may go at any time from now on.

@@ -53,19 +53,20 @@ pub type Certificate = ArrayVec<u8, CERTIFICATE_BYTES>;
 pub type Secret = Zeroizing<[u8; 32]>;
 
 impl<T: Transport> Tpm<T> {
-    /// The certificate of the strongest endorsement key that has one.
+    /// The certificate of the strongest endorsement key that has one we may read.
     ///
     /// # Errors
     ///
     /// [`Error`] if the TPM does not behave; a TPM without certificates is no error.
     pub fn read_ek_certificate(&mut self) -> Result<Option<Certificate>, Error> {
         for index in CERTIFICATES {
-            let size = match self.nv_bytes(index) {
-                Ok(size) => size,
-                Err(Error::Refused { .. }) => continue,
+            let certificate = self.nv_bytes(index).and_then(|size| self.nv_read(index, size));
+            match certificate {
+                Ok(certificate) => return Ok(Some(certificate)),
+                // It is not there, was never written, or is not for everybody.
+                Err(Error::Refused { .. }) => {}
                 Err(error) => return Err(error),
-            };
-            return self.nv_read(index, size).map(Some);
+            }
         }
         Ok(None)
     }

@@ -221,6 +221,16 @@ impl<R: Registers> Tis<R> {
         self.registers.read_u32(TIS_STATUS)
     }
 
+    /// The status, once the TPM says that its other bits mean something.
+    fn valid_status(&self, when: &'static str) -> Result<u32, TransportError> {
+        let mut status = 0;
+        wait(SHORT_PATIENCE, when, || {
+            status = self.status();
+            status & STATUS_VALID != 0
+        })?;
+        Ok(status)
+    }
+
     fn set_status(&self, bits: u32) {
         // The register is written as a byte: the others are the burst count.
         self.registers.write_u8(TIS_STATUS, bits as u8);
@@ -244,16 +254,15 @@ impl<R: Registers> Tis<R> {
             now.iter().for_each(|byte| self.registers.write_u8(TIS_FIFO, *byte));
             rest = later;
         }
-        wait(SHORT_PATIENCE, "after a command", || self.status() & STATUS_VALID != 0)?;
         // It must not expect more than there was.
-        let expects_more = self.status() & STATUS_EXPECT != 0;
+        let expects_more = self.valid_status("after a command")? & STATUS_EXPECT != 0;
         if expects_more { Err(TransportError::Length) } else { Ok(()) }
     }
 
     fn read(&self, bytes: &mut [u8]) -> Result<(), TransportError> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            if self.status() & STATUS_DATA == 0 {
+            if self.valid_status("while it answers")? & STATUS_DATA == 0 {
                 return Err(TransportError::Length);
             }
             let burst = self.burst("while it answers")?.min(rest.len());
@@ -285,7 +294,7 @@ impl<R: Registers> Transport for Tis<R> {
         let more = (bytes as usize).checked_sub(header.len()).ok_or(TransportError::Length)?;
         self.read(rest.get_mut(..more).ok_or(TransportError::Buffer { bytes })?)?;
         // There must not be more than the header said.
-        if self.status() & STATUS_DATA != 0 {
+        if self.valid_status("after an answer")? & STATUS_DATA != 0 {
             return Err(TransportError::Length);
         }
         self.set_status(STATUS_READY);

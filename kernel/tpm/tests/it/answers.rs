@@ -59,7 +59,11 @@ fn an_active_bank_that_cannot_be_extended_is_refused() {
 #[test]
 fn banks_that_make_no_sense_are_refused() {
     let twice = banks(&[(0x0b, ALL), (0x0b, ALL)]);
-    for answer in [twice, banks(&[]), plain(&[]), plain(&[0, 0, 0, 0, 6, 0, 0, 0, 0])] {
+    // More of them than it says here; another capability.
+    let mut more = banks(&[(0x0b, ALL)]);
+    more[10] = 1;
+    let other = plain(&[0, 0, 0, 0, 6, 0, 0, 0, 0]);
+    for answer in [twice, more, banks(&[]), plain(&[]), other] {
         assert!(matches!(tpm(&[answer]).banks(), Err(Error::Answer(_))));
     }
 }
@@ -142,6 +146,23 @@ fn a_key_other_than_the_one_asked_for_is_refused() {
     assert!(made(0x8100_0000, &good).is_err());
     assert!(made(0x8000_0000, &good[..good.len() - 34]).is_err());
     assert!(made(0x8000_0000, &[&good[..], &[0]].concat()).is_err());
+}
+
+#[test]
+fn attributes_that_are_not_those_asked_for_are_refused() {
+    let take = |body: &[u8]| tpm(&[plain(body)]).take_away_hierarchies(&mut [7; 32]);
+    let good = [0_u8, 0, 0, 0, 6, 0, 0, 0, 1, 0, 0, 2, 0, 0, 0, 0, 0];
+    // With the attributes it goes on, and finds nobody to hear the next command.
+    let silent = Err(Error::Transport(TransportError::Silent("for good")));
+    assert_eq!(take(&good), silent);
+    for length in 0..good.len() {
+        assert!(matches!(take(&good[..length]), Err(Error::Answer(_))), "{length} bytes");
+    }
+    for at in 1..13 {
+        let mut changed = good;
+        changed[at] ^= 0x10;
+        assert!(matches!(take(&changed), Err(Error::Answer(_))), "byte {at}");
+    }
 }
 
 #[test]

@@ -2,6 +2,9 @@
 
 mod answers;
 mod interfaces;
+mod keys;
 mod model;
+mod owned;
+mod raw;
 mod real;
 mod swtpm;

@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     Small,
     /// FIFO: it has more data although the answer is over.
     More,
+    /// FIFO: every other time its status means nothing yet, which is allowed.
+    Slow,
 }
 
 struct State {
@@ -31,6 +33,7 @@ struct State {
     read: usize,
     is_ready: bool,
     is_done: bool,
+    looks: u32,
 }
 
 /// Both interfaces; which one, the first register says.
@@ -49,6 +52,7 @@ impl<F: FnMut(&[u8]) -> Vec<u8>> Model<F> {
             read: 0,
             is_ready: false,
             is_done: false,
+            looks: 0,
         };
         Self { is_crb, fault, state: RefCell::new(state), tpm: RefCell::new(tpm) }
     }
@@ -105,7 +109,13 @@ impl<F: FnMut(&[u8]) -> Vec<u8>> Model<F> {
     }
 
     fn tis_status(&self) -> u32 {
-        let state = self.state.borrow();
+        let mut state = self.state.borrow_mut();
+        state.looks += 1;
+        if self.fault == Fault::Slow && !state.looks.is_multiple_of(2) {
+            // No valid bit; the others are the contrary of what they should be.
+            let is_over = state.read >= state.answer.len();
+            return u32::from(is_over) << 4 | 1 << 3;
+        }
         let burst = if self.fault == Fault::Place { 0 } else { 7 };
         let has_data = state.is_done
             && (state.read < state.answer.len() || self.fault == Fault::More)

@@ -4,16 +4,17 @@ use std::fs;
 
 use tpm::{Ak, Algorithm, Digests, Error, Tpm, Transport, quote_command};
 
+use crate::raw;
 use crate::swtpm::{Running, Swtpm, tool};
 
-fn started(swtpm: &Swtpm) -> Tpm<Running> {
+pub(crate) fn started(swtpm: &Swtpm) -> Tpm<Running> {
     let mut tpm = Tpm::new(swtpm.start(true));
     tpm.start_up().unwrap();
     tpm
 }
 
 /// `TPM2B_PUBLIC` of a key, as the tools want it.
-fn sized(public: &[u8]) -> Vec<u8> {
+pub(crate) fn sized(public: &[u8]) -> Vec<u8> {
     [&(public.len() as u16).to_be_bytes()[..], public].concat()
 }
 
@@ -29,18 +30,22 @@ fn a_tpm_that_nobody_started_is_started() {
 }
 
 #[test]
-fn what_is_extended_is_read_back() {
-    let swtpm = Swtpm::make();
-    let mut tpm = started(&swtpm);
-    let banks = tpm.banks().unwrap();
-    let digests = Digests::of(&banks, b"service");
-    tpm.extend(11, &digests).unwrap();
-    let values = tpm.read_pcrs(Algorithm::Sha256).unwrap();
-    let digest = digests.iter().next().unwrap();
-    let expected = Algorithm::Sha256.digest(&[&[0; 32], digest.bytes()].concat());
-    assert_eq!(values[11], expected);
-    assert_eq!(values[12].bytes(), [0; 32]);
-    assert_eq!(values.len(), 16);
+fn what_is_extended_is_read_back_from_every_active_bank() {
+    for active in [&Algorithm::ALL[..], &[Algorithm::Sha384], &[Algorithm::Sha256]] {
+        let swtpm = Swtpm::with_banks(active);
+        let mut tpm = started(&swtpm);
+        let banks = tpm.banks().unwrap();
+        assert_eq!(banks[..], *active);
+        let digests = Digests::of(&banks, b"service");
+        tpm.extend(11, &digests).unwrap();
+        for (bank, digest) in active.iter().zip(digests.iter()) {
+            let values = tpm.read_pcrs(*bank).unwrap();
+            let none = vec![0; bank.digest_bytes()];
+            assert_eq!(values[11], bank.digest(&[&none[..], digest.bytes()].concat()));
+            assert_eq!(values[12].bytes(), none);
+            assert_eq!(values.len(), 16);
+        }
+    }
 }
 
 /// The raw answer to the gate's one command.
@@ -125,13 +130,10 @@ fn a_challenge_is_answered_by_this_tpm_only() {
 }
 
 /// The `TPM2B_PUBLIC` of a persistent key.
-fn read_public(tpm: &mut Tpm<Running>, handle: u32) -> Vec<u8> {
-    let mut room = [0; 4096];
-    let mut command = vec![0x80, 1, 0, 0, 0, 14, 0, 0, 1, 0x73];
-    command.extend_from_slice(&handle.to_be_bytes());
-    let answer = tpm.transport_mut().transact(&command, &mut room).unwrap();
-    let bytes = 2 + usize::from(u16::from_be_bytes([answer[10], answer[11]]));
-    answer[10..10 + bytes].to_vec()
+pub(crate) fn read_public(tpm: &mut Tpm<Running>, handle: u32) -> Vec<u8> {
+    let body = raw::done(tpm, 0x173, &[handle], false, &[]);
+    let bytes = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
+    body[..bytes].to_vec()
 }
 
 #[test]
@@ -143,21 +145,11 @@ fn what_is_taken_away_is_gone() {
     tpm.take_away_hierarchies(&mut random).unwrap();
     assert_eq!(random, [0; 32], "erased");
     // TPM2_Clear by the lockout's and the platform's authorization; a primary key for the owner.
-    let raw = |tpm: &mut Tpm<Running>, code: u32, handle: u32, rest: &[u8]| {
-        let mut command = vec![0x80, 2, 0, 0, 0, 0];
-        command.extend_from_slice(&code.to_be_bytes());
-        command.extend_from_slice(&handle.to_be_bytes());
-        command.extend_from_slice(&[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0]);
-        command.extend_from_slice(rest);
-        let length = (command.len() as u32).to_be_bytes();
-        command[2..6].copy_from_slice(&length);
-        let mut room = [0; 4096];
-        let answer = tpm.transport_mut().transact(&command, &mut room).unwrap();
-        u32::from_be_bytes(answer[6..10].try_into().unwrap())
-    };
-    assert_eq!(raw(&mut tpm, 0x126, 0x4000_000a, &[]), 0x120, "TPM_RC_DISABLED");
-    assert_eq!(raw(&mut tpm, 0x126, 0x4000_000c, &[]), 0x9a2, "TPM_RC_BAD_AUTH");
-    let owner = raw(&mut tpm, 0x131, 0x4000_0001, &[0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let mut refusal =
+        |code: u32, handle: u32, rest: &[u8]| raw::say(&mut tpm, code, &[handle], true, rest).code;
+    assert_eq!(refusal(0x126, 0x4000_000a, &[]), 0x120, "TPM_RC_DISABLED");
+    assert_eq!(refusal(0x126, 0x4000_000c, &[]), 0x9a2, "TPM_RC_BAD_AUTH");
+    let owner = refusal(0x131, 0x4000_0001, &[0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(owner & 0xbf, 0x85, "TPM_RC_HIERARCHY, not {owner:#x}");
     // A second boot finds it done, and our key still signs.
     tpm.take_away_hierarchies(&mut [8; 32]).unwrap();
@@ -166,6 +158,9 @@ fn what_is_taken_away_is_gone() {
     let answer = tpm.transport_mut().transact(&quote.command, &mut room).unwrap();
     assert_eq!(answer[6..10], [0; 4]);
 }
+
+/// `TPM_PT_LOCKOUT_COUNTER`.
+const LOCKOUT_COUNTER: u32 = 0x20e;
 
 #[test]
 fn ten_power_cuts_do_not_lock_the_tpm() {
@@ -176,13 +171,16 @@ fn ten_power_cuts_do_not_lock_the_tpm() {
         // A use of the endorsement key by its password, which is what counts against the lockout.
         let challenge = [&[0, 4, 1, 2, 3, 4][..], &[0, 2, 1, 2]].concat();
         let _refused = tpm.activate_credential(&ak, &challenge).unwrap();
+        // In boot's order: Shutdown last, then nothing but the gate's quotes.
         let banks = tpm.banks().unwrap();
-        tpm.shutdown_clear().unwrap();
+        tpm.take_away_hierarchies(&mut [7; 32]).unwrap();
         tpm.extend(11, &Digests::of(&banks, b"sealed")).unwrap();
+        tpm.shutdown_clear().unwrap();
         let quote = quote_command(ak.handle, &[1; 32]);
         let mut room = [0; 4096];
         let answer = tpm.transport_mut().transact(&quote.command, &mut room).unwrap();
         assert_eq!(answer[6..10], [0; 4], "boot {boot}");
+        assert_eq!(raw::property(&mut tpm, LOCKOUT_COUNTER), 0, "boot {boot}");
         // And the power is cut.
     }
 }

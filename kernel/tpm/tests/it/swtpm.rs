@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use tempfile::TempDir;
-use tpm::{Transport, TransportError};
+use tpm::{Algorithm, Transport, TransportError};
 
 /// Nothing takes longer; a test that hangs ends here.
 const SECONDS: &str = "120";
@@ -31,6 +31,21 @@ pub(crate) fn tool(folder: &Path, line: &[&str]) -> String {
 
 impl Swtpm {
     pub(crate) fn make() -> Self {
+        Self::with(&["--create-ek-cert", "--lock-nvram"], "sha256")
+    }
+
+    /// One whose keys nobody vouches for.
+    pub(crate) fn without_certificates() -> Self {
+        Self::with(&[], "sha256")
+    }
+
+    /// One with these banks.
+    pub(crate) fn with_banks(banks: &[Algorithm]) -> Self {
+        let names = banks.iter().map(|bank| format!("{bank:?}").to_lowercase());
+        Self::with(&[], &names.collect::<Vec<_>>().join(","))
+    }
+
+    fn with(settings: &[&str], banks: &str) -> Self {
         let folder = TempDir::with_prefix("bulla-tpm-").unwrap();
         let root = folder.path().display().to_string();
         for name in ["state", "ca"] {
@@ -55,13 +70,14 @@ impl Swtpm {
             format!(
                 "create_certs_tool= /usr/bin/swtpm_localca\n\
                  create_certs_tool_config = {root}/ca/localca.conf\n\
-                 create_certs_tool_options = {root}/ca/localca.options\nactive_pcr_banks = sha256\n"
+                 create_certs_tool_options = {root}/ca/localca.options\nactive_pcr_banks = {banks}\n"
             ),
         );
         let state = format!("dir://{root}/state");
-        let settings = format!("{root}/ca/setup.conf");
-        let mut line = vec!["swtpm_setup", "--tpm2", "--tpm-state", &state, "--config", &settings];
-        line.extend(["--create-ek-cert", "--lock-nvram", "--overwrite", "--vmid", "test"]);
+        let setup = format!("{root}/ca/setup.conf");
+        let mut line = vec!["swtpm_setup", "--tpm2", "--tpm-state", &state, "--config", &setup];
+        line.extend(settings);
+        line.extend(["--overwrite", "--vmid", "test"]);
         line.extend(["--write-ek-cert-files", &root]);
         tool(folder.path(), &line);
         Self { folder }
