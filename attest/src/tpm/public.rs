@@ -138,6 +138,8 @@ pub enum Malformed {
     Length,
     /// It is no certificate's public key that a TPM would have.
     NotAnEndorsementKey,
+    /// An RSA key whose factors can be found (CVE-2017-15361).
+    Roca,
     /// Something is used that is not supported here.
     Unsupported {
         /// What.
@@ -158,6 +160,7 @@ impl fmt::Display for Malformed {
             Self::NotAnEndorsementKey => {
                 write!(f, "public key is neither P-256, P-384 nor RSA of 2048 bits or more")
             }
+            Self::Roca => write!(f, "RSA key has factors that can be found (CVE-2017-15361)"),
             Self::Unsupported { what, number } => {
                 write!(f, "{what} {number:#06x} is not supported")
             }
@@ -220,6 +223,7 @@ impl StorageKey {
                 if modulus.len() < 256 {
                     return Err(Malformed::NotAnEndorsementKey);
                 }
+                strong(&modulus)?;
                 Key::Rsa { modulus, exponent }
             }
             _ => return Err(Malformed::NotAnEndorsementKey),
@@ -325,7 +329,13 @@ fn rsa(reader: &mut Reader<'_>) -> Result<Key, Malformed> {
     if !is_whole {
         return Err(Malformed::KeySize { bytes: modulus.len() });
     }
+    strong(modulus)?;
     Ok(Key::Rsa { modulus: modulus.to_vec(), exponent })
+}
+
+/// What is wrapped for a key that others can compute is no secret, whoever certified the key.
+fn strong(modulus: &[u8]) -> Result<(), Malformed> {
+    if attest_core::roca::is_shaped(modulus) { Err(Malformed::Roca) } else { Ok(()) }
 }
 
 fn ecc(reader: &mut Reader<'_>) -> Result<Key, Malformed> {
@@ -407,6 +417,24 @@ mod tests {
         short.truncate(modulus);
         short.extend_from_slice(&[0, 1, 0xff]);
         assert_eq!(StorageKey::parse(&short), Err(Malformed::KeySize { bytes: 1 }));
+    }
+
+    #[test]
+    fn refuses_a_key_whose_factors_can_be_found() {
+        let text = include_str!("../../../tests/vectors/roca/mod03.txt").trim();
+        let modulus = attest_core::policy::Hex::parse(text.strip_prefix("0x").unwrap()).unwrap().0;
+        let mut public = RSA[2..].to_vec();
+        let at = public.len() - modulus.len();
+        public[at..].copy_from_slice(&modulus);
+        assert_eq!(StorageKey::parse(&public), Err(Malformed::Roca));
+        // And in a certificate, whoever signed it.
+        let (_, parsed) =
+            x509_parser::certificate::X509Certificate::from_der(RSA_CERTIFICATE).unwrap();
+        let mut spki = parsed.public_key().raw.to_vec();
+        let own = &RSA[RSA.len() - modulus.len()..];
+        let at = spki.windows(own.len()).position(|it| it == own).unwrap();
+        spki[at..at + modulus.len()].copy_from_slice(&modulus);
+        assert_eq!(StorageKey::of_certificate(&spki), Err(Malformed::Roca));
     }
 
     #[test]
