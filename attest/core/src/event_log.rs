@@ -124,7 +124,8 @@ pub enum Malformed {
         /// The PCR it names.
         pcr: u32,
     },
-    /// The locality of TPM2_Startup is told too late, twice, or is none that may start a TPM.
+    /// The locality of TPM2_Startup is told too late, twice, of another PCR than 0, or is none that
+    /// may start a TPM.
     StartupLocality,
     /// It is longer than a log may be.
     TooLong,
@@ -179,7 +180,8 @@ impl Event<'_> {
 pub struct EventLog<'a> {
     algorithms: Vec<Algorithm>,
     events: Vec<Event<'a>>,
-    startup_locality: u8,
+    /// The locality of TPM2_Startup, if the log says so: zero is one, too.
+    startup_locality: Option<u8>,
 }
 
 impl<'a> EventLog<'a> {
@@ -195,7 +197,7 @@ impl<'a> EventLog<'a> {
         let mut cursor = Cursor::new(bytes);
         let first = old_event(&mut cursor).ok_or(Malformed::Length { event: 0 })?;
         let is_agile = first.kind == Kind::NO_ACTION && first.data.starts_with(SPEC_ID_03);
-        let mut log = Self { algorithms: Vec::new(), events: Vec::new(), startup_locality: 0 };
+        let mut log = Self { algorithms: Vec::new(), events: Vec::new(), startup_locality: None };
         let sizes = if is_agile {
             let sizes = spec_id(first.data).ok_or(Malformed::SpecId)?;
             log.algorithms.extend(sizes.iter().filter_map(|(id, _)| Algorithm::parse(*id)));
@@ -230,9 +232,9 @@ impl<'a> EventLog<'a> {
                 return Err(Malformed::SpecId);
             }
             if let Some(rest) = raw.data.strip_prefix(STARTUP_LOCALITY) {
-                let is_early = event <= 2 && self.startup_locality == 0;
-                match (rest, is_early) {
-                    ([locality @ (0 | 3 | 4)], true) => self.startup_locality = *locality,
+                let is_first = event <= 2 && pcr == 0 && self.startup_locality.is_none();
+                match (rest, is_first) {
+                    ([locality @ (0 | 3 | 4)], true) => self.startup_locality = Some(*locality),
                     _ => return Err(Malformed::StartupLocality),
                 }
             }
@@ -274,7 +276,7 @@ impl<'a> EventLog<'a> {
         let fill = if DYNAMIC.contains(&pcr) { 0xff } else { 0 };
         let mut value = alloc::vec![fill; bank.digest_bytes()];
         if let (0, Some(last)) = (pcr, value.last_mut()) {
-            *last = self.startup_locality;
+            *last = self.startup_locality.unwrap_or(0);
         }
         value
     }

@@ -29,6 +29,8 @@ pub mod pcrs;
 #[cfg(feature = "verify")]
 pub mod policy;
 #[cfg(feature = "verify")]
+pub mod roca;
+#[cfg(feature = "verify")]
 pub mod seal_record;
 #[cfg(feature = "verify")]
 pub mod tpms;

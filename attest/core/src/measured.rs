@@ -20,7 +20,7 @@ pub const SEAL_PCR: u8 = 12;
 /// What firmware says before it starts a boot option's program.
 pub const CALLING: &[u8] = b"Calling EFI Application from Boot Option";
 /// What it says when that program came back.
-const RETURNING: &[u8] = b"Returning from EFI Application from Boot Option";
+pub const RETURNING: &[u8] = b"Returning from EFI Application from Boot Option";
 /// What a separator holds where nothing went wrong.
 pub const SEPARATOR: [u8; 4] = [0; 4];
 
@@ -28,6 +28,10 @@ pub const SEPARATOR: [u8; 4] = [0; 4];
 pub const SERVICE_NAME: &[u8] = b".linux\0";
 /// See [`SERVICE_NAME`].
 pub const CONFIGURATION_NAME: &[u8] = b".cmdline\0";
+/// What the events of the two parts say: too little to be what was hashed.
+const SERVICE_EVENT: &[u8] = b"linux";
+/// See [`SERVICE_EVENT`].
+const CONFIGURATION_EVENT: &[u8] = b"cmdline";
 /// The phase that the seal begins.
 pub const SEALED: &[u8] = b"sealed";
 
@@ -62,6 +66,10 @@ pub fn program(log: &EventLog<'_>) -> Result<Sha256, Unusual> {
     let mut found = None;
     for event in log.of(PROGRAM_PCR) {
         match event.kind {
+            // Firmware that goes on after the program had it back: what runs now is something else.
+            Kind::EFI_ACTION if found.is_some() => {
+                return Err(Unusual::Program("firmware went on behind the program"));
+            }
             Kind::EFI_ACTION if [CALLING, RETURNING].contains(&event.data) => {
                 proven(event).ok_or(Unusual::Program("an action is not what its digest says"))?;
             }
@@ -129,22 +137,28 @@ pub fn image<'a>(log: &EventLog<'a>) -> Result<Image<'a>, Unusual> {
         [phase] if said(phase, SEALED) => true,
         _ => return Err(Unusual::Image),
     };
-    let digest = |event: &Event<'_>| event.digest(BANK)?.try_into().ok();
     let (Some(service), Some(configuration), true) =
-        (digest(service), digest(configuration), is_named)
+        (part(service, SERVICE_EVENT), part(configuration, CONFIGURATION_EVENT), is_named)
     else {
         return Err(Unusual::Image);
     };
     let mut second = log.of(SEAL_PCR);
-    if second.next().and_then(digest) != Some(configuration) {
+    if second.next().and_then(|event| part(event, CONFIGURATION_EVENT)) != Some(configuration) {
         return Err(Unusual::Seal);
     }
+    let is_boots = |event: &Event<'_>| event.kind == Kind::IPL && event.is_of_its_data(BANK);
     let seal_record = match (second.next(), second.next()) {
         (None, _) => None,
-        (Some(record), None) if record.is_of_its_data(BANK) => Some(record.data),
+        (Some(record), None) if is_boots(record) => Some(record.data),
         _ => return Err(Unusual::Seal),
     };
     Ok(Image { service, configuration, seal_record, is_sealed })
+}
+
+/// The digest of a part, from boot's own event of that name.
+fn part(event: &Event<'_>, name: &[u8]) -> Option<Sha256> {
+    let is_boots = event.kind == Kind::IPL && event.data == name;
+    is_boots.then(|| event.digest(BANK)?.try_into().ok())?
 }
 
 /// Whether an event is boot's own, and says and hashes this text.

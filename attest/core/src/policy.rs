@@ -119,7 +119,8 @@ pub struct Require {
     pub platform_trust_any: Vec<PlatformTrust>,
     /// Whether the TPM's clock must not have gone back.
     pub safe_clock: bool,
-    /// The lowest reset count that is accepted, if any is known.
+    /// The lowest reset count that is accepted, or `null` if none is known.
+    #[serde(deserialize_with = "said")]
     pub min_reset_count: Option<u32>,
     /// Firmware versions of TPMs that are not accepted.
     pub firmware_version_deny: Vec<u64>,
@@ -327,7 +328,8 @@ pub struct Identity {
     pub schema: String,
     /// The key's name: algorithm and digest.
     pub ak_name: Hex,
-    /// SHA-256 of the endorsement key's certificate, where there is one.
+    /// SHA-256 of the endorsement key's certificate, or `null` where there is none.
+    #[serde(deserialize_with = "said")]
     pub ek_sha256: Option<Hex>,
     /// Under whose word, as `enroll` found it.
     pub platform_trust: PlatformTrust,
@@ -358,6 +360,12 @@ impl Identity {
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
+}
+
+/// A value or `null`. Named, so that a field that is missing is an error: of its own, serde takes it
+/// for `null`, and a demand that somebody misspelt or lost would be none.
+fn said<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(from)
 }
 
 fn from_json<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, Refused> {

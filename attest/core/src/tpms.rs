@@ -10,6 +10,7 @@ use ring::signature;
 
 use crate::cursor::Cursor;
 use crate::hash::Algorithm;
+use crate::roca;
 
 /// `TPM_GENERATED_VALUE`: the TPM made what follows.
 const GENERATED: u32 = 0xff54_4347;
@@ -52,7 +53,8 @@ pub enum Invalid {
     Algorithm(u16),
     /// A key's attributes are not those of an attestation key.
     Attributes(u32),
-    /// An RSA key of fewer than 2,048 or more than 4,096 bits, or with an exponent that is none.
+    /// An RSA key of fewer than 2,048 or more than 4,096 bits, with an exponent that is none, or with
+    /// factors that can be found.
     Rsa,
     /// A bank is selected twice, or a PCR beyond 23.
     Selection,
@@ -73,7 +75,9 @@ impl fmt::Display for Invalid {
             Self::Attributes(bits) => {
                 write!(f, "attributes {bits:#010x} are not those of an attestation key")
             }
-            Self::Rsa => write!(f, "the RSA key has a size or an exponent that is not accepted"),
+            Self::Rsa => {
+                write!(f, "the RSA key has a size, an exponent or a shape that is not accepted")
+            }
             Self::Selection => write!(f, "a bank is selected twice, or a PCR that is none"),
             Self::Scheme => write!(f, "the signature's scheme is not the key's"),
             Self::Signature => write!(f, "the signature is not by this key over these bytes"),
@@ -382,6 +386,9 @@ fn rsa<'a>(cursor: &mut Cursor<'a>) -> Result<Key<'a>, Invalid> {
     let is_full =
         modulus.len() * 8 == usize::from(bits) && modulus.first().is_some_and(|it| *it >= 0x80);
     if !matches!(bits, 2048 | 3072 | 4096) || exponent < 3 || !is_odd || !is_full {
+        return Err(Invalid::Rsa);
+    }
+    if roca::is_shaped(modulus) {
         return Err(Invalid::Rsa);
     }
     Ok(Key::Rsa { modulus, exponent })

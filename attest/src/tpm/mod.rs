@@ -7,7 +7,6 @@
 
 mod derive;
 mod public;
-mod roca;
 mod sealed;
 mod wire;
 mod wrap;

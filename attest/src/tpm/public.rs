@@ -7,7 +7,6 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::roca::is_shaped;
 use super::wire::{Reader, Short};
 
 const TPM_ALG_RSA: u16 = 0x0001;
@@ -139,7 +138,7 @@ pub enum Malformed {
     Length,
     /// It is no certificate's public key that a TPM would have.
     NotAnEndorsementKey,
-    /// Its RSA modulus has the shape of those that a broken library made: it can be factored.
+    /// An RSA key whose factors can be found (CVE-2017-15361).
     Roca,
     /// Something is used that is not supported here.
     Unsupported {
@@ -161,9 +160,7 @@ impl fmt::Display for Malformed {
             Self::NotAnEndorsementKey => {
                 write!(f, "public key is neither P-256, P-384 nor RSA of 2048 bits or more")
             }
-            Self::Roca => {
-                write!(f, "RSA key has the shape of CVE-2017-15361 (ROCA): it can be factored")
-            }
+            Self::Roca => write!(f, "RSA key has factors that can be found (CVE-2017-15361)"),
             Self::Unsupported { what, number } => {
                 write!(f, "{what} {number:#06x} is not supported")
             }
@@ -226,9 +223,7 @@ impl StorageKey {
                 if modulus.len() < 256 {
                     return Err(Malformed::NotAnEndorsementKey);
                 }
-                if is_shaped(&modulus) {
-                    return Err(Malformed::Roca);
-                }
+                strong(&modulus)?;
                 Key::Rsa { modulus, exponent }
             }
             _ => return Err(Malformed::NotAnEndorsementKey),
@@ -334,10 +329,13 @@ fn rsa(reader: &mut Reader<'_>) -> Result<Key, Malformed> {
     if !is_whole {
         return Err(Malformed::KeySize { bytes: modulus.len() });
     }
-    if is_shaped(modulus) {
-        return Err(Malformed::Roca);
-    }
+    strong(modulus)?;
     Ok(Key::Rsa { modulus: modulus.to_vec(), exponent })
+}
+
+/// What is wrapped for a key that others can compute is no secret, whoever certified the key.
+fn strong(modulus: &[u8]) -> Result<(), Malformed> {
+    if attest_core::roca::is_shaped(modulus) { Err(Malformed::Roca) } else { Ok(()) }
 }
 
 fn ecc(reader: &mut Reader<'_>) -> Result<Key, Malformed> {
@@ -419,6 +417,24 @@ mod tests {
         short.truncate(modulus);
         short.extend_from_slice(&[0, 1, 0xff]);
         assert_eq!(StorageKey::parse(&short), Err(Malformed::KeySize { bytes: 1 }));
+    }
+
+    #[test]
+    fn refuses_a_key_whose_factors_can_be_found() {
+        let text = include_str!("../../../tests/vectors/roca/mod03.txt").trim();
+        let modulus = attest_core::policy::Hex::parse(text.strip_prefix("0x").unwrap()).unwrap().0;
+        let mut public = RSA[2..].to_vec();
+        let at = public.len() - modulus.len();
+        public[at..].copy_from_slice(&modulus);
+        assert_eq!(StorageKey::parse(&public), Err(Malformed::Roca));
+        // And in a certificate, whoever signed it.
+        let (_, parsed) =
+            x509_parser::certificate::X509Certificate::from_der(RSA_CERTIFICATE).unwrap();
+        let mut spki = parsed.public_key().raw.to_vec();
+        let own = &RSA[RSA.len() - modulus.len()..];
+        let at = spki.windows(own.len()).position(|it| it == own).unwrap();
+        spki[at..at + modulus.len()].copy_from_slice(&modulus);
+        assert_eq!(StorageKey::of_certificate(&spki), Err(Malformed::Roca));
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use attest::{EkCertificate, Roots, Untrusted};
 use attest_core::policy::{Identity, PlatformTrust, Source};
+use rustls_pki_types::UnixTime;
 
 use crate::swtpm::Swtpm;
 use crate::wrapping::{activate, make_ak};
@@ -146,6 +149,25 @@ fn a_tpm_that_no_root_vouches_for_is_not_challenged() {
     refused(site.begin("k.key", &root), 1, "no certificate in it");
     // The good one differs from each by one thing.
     site.begin("good.pem", &root).ends(0);
+    // It is good for 99 days.
+    shell(site.tpm.folder.path(), "openssl x509 -in good.pem -outform der -out good.der");
+    let der = fs::read(site.tpm.file("good.der")).unwrap();
+    let good = EkCertificate::parse(der.into()).unwrap();
+    let roots = Roots::read(&site.tpm.file("root.pem")).unwrap();
+    let now = UnixTime::now().as_secs();
+    let day = 24 * 60 * 60;
+    for (at, is_good) in [(now - day, false), (now, true), (now + 100 * day, false)] {
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
+        let result = good.verify(&roots, at);
+        assert_eq!(result.is_ok(), is_good, "{result:?}");
+    }
+}
+
+#[test]
+fn a_key_that_signs_is_no_endorsement_key_whatever_its_certificate_says() {
+    // Google's older certificates of attestation keys name the purpose of endorsement keys.
+    let der = fs::read(vector("derived/gce-cos-85-nonce9009/ak_cert.der")).unwrap();
+    assert_eq!(EkCertificate::parse(der.into()).err(), Some(Untrusted::Usage));
 }
 
 #[test]

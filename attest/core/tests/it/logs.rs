@@ -12,11 +12,7 @@ fn logs_of_real_machines_replay_to_their_pcrs() {
     let expected = json("go-tpm-tools/expected-pcrs.json");
     let mut count = 0;
     for (name, of_file) in expected.as_object().unwrap() {
-        let file = format!("go-tpm-tools/{name}");
-        if !path(&file).exists() {
-            continue;
-        }
-        let bytes = read(&file);
+        let bytes = read(&format!("go-tpm-tools/{name}"));
         let log = EventLog::parse(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
         for (bank, pcrs) in of_file["pcrs"].as_object().unwrap() {
             let replayed = log.replay(algorithm(bank)).unwrap_or_else(|| panic!("{name} {bank}"));
@@ -30,6 +26,10 @@ fn logs_of_real_machines_replay_to_their_pcrs() {
         }
     }
     assert!(count > 50, "{count} values compared");
+    let of_folder = std::fs::read_dir(path("go-tpm-tools")).unwrap();
+    let logs =
+        of_folder.filter(|it| it.as_ref().unwrap().path().extension() == Some("bin".as_ref()));
+    assert_eq!(logs.count(), expected.as_object().unwrap().len(), "logs without values");
 }
 
 #[test]
@@ -44,67 +44,122 @@ fn the_log_of_a_quoted_machine_replays_to_what_was_quoted() {
     }
 }
 
-/// Digests of one bank in a YAML file of `tpm2_eventlog`, in order.
-fn yaml_digests(text: &str, bank: &str) -> Vec<String> {
-    let mut lines = text.lines().map(str::trim);
-    let mut found = Vec::new();
-    let marker = format!("- AlgorithmId: {bank}");
-    while let Some(line) = lines.next() {
-        if line == marker {
-            let digest = lines.next().and_then(|line| line.strip_prefix("Digest: "));
-            found.push(digest.unwrap().trim_matches('"').to_owned());
+/// An event: its PCR, its type, and its digests with the names of their functions.
+type Plain = (u8, String, Vec<(String, String)>);
+
+/// Every event in a YAML file of `tpm2_eventlog`.
+fn yaml_events(text: &str) -> Vec<Plain> {
+    let mut events: Vec<Plain> = Vec::new();
+    let mut function = "sha1".to_owned();
+    for line in text.lines().map(str::trim) {
+        let Some((key, value)) = line.trim_start_matches("- ").split_once(": ") else { continue };
+        match (key, events.last_mut()) {
+            ("PCRIndex", _) => events.push((value.parse().unwrap(), String::new(), Vec::new())),
+            ("EventType", Some(event)) if event.1.is_empty() => event.1 = value.to_owned(),
+            ("AlgorithmId", _) => function = value.to_owned(),
+            ("Digest", Some(event)) => {
+                event.2.push((function.clone(), value.trim_matches('"').to_owned()));
+            }
+            _ => {}
         }
     }
-    found
+    events
 }
 
 #[test]
 fn events_are_those_that_another_tool_reads() {
-    for name in ["event.bin", "event-arch-linux.bin", "event-bootorder.bin", "event-postcode.bin"] {
-        let yaml =
-            [format!("tpm2-tools/{name}.yaml"), format!("tpm2-tools/event-pretty/{name}.yaml")]
-                .into_iter()
-                .find(|file| path(file).exists());
-        let Some(yaml) = yaml else { continue };
-        let text = String::from_utf8(read(&yaml)).unwrap();
-        let bytes = read(&format!("tpm2-tools/{name}"));
-        let log = EventLog::parse(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let theirs = yaml_digests(&text, "sha256");
-        let ours: Vec<_> = log
+    let mut count = 0;
+    for (log, yaml) in [
+        ("tpm2-tools/event.bin", "tpm2-tools/event.bin.yaml"),
+        ("tpm2-tools/event-arch-linux.bin", "tpm2-tools/event-pretty/event-arch-linux.bin.yaml"),
+        ("tpm2-tools/event-bootorder.bin", "tpm2-tools/event-pretty/event-bootorder.bin.yaml"),
+        (
+            "tpm2-tools/event-moklisttrusted.bin",
+            "tpm2-tools/event-pretty/event-moklisttrusted.bin.yaml",
+        ),
+        ("tpm2-tools/event-postcode.bin", "tpm2-tools/event-pretty/event-postcode.bin.yaml"),
+        (
+            "tpm2-tools/event-uefi-sha1-log.bin",
+            "tpm2-tools/event-pretty/event-uefi-sha1-log.bin.yaml",
+        ),
+        (
+            "ovmf-swtpm/2M-crb-full/eventlog_after_extend.bin",
+            "ovmf-swtpm/2M-crb-full/eventlog.yaml",
+        ),
+        (
+            "ovmf-swtpm/2M-kernelefi/eventlog_after_extend.bin",
+            "ovmf-swtpm/2M-kernelefi/eventlog.yaml",
+        ),
+    ] {
+        let theirs = yaml_events(&String::from_utf8(read(yaml)).unwrap());
+        let bytes = read(log);
+        let parsed = EventLog::parse(&bytes).unwrap_or_else(|error| panic!("{log}: {error}"));
+        let digest = |(function, digest): &(Algorithm, &[u8])| {
+            (function.as_str().to_owned(), attest_core::policy::Hex(digest.to_vec()).to_string())
+        };
+        let ours: Vec<_> = parsed
             .events()
             .iter()
-            .filter_map(|event| event.digest(Algorithm::Sha256))
-            .map(|digest| attest_core::policy::Hex(digest.to_vec()).to_string())
+            .map(|it| (it.pcr, it.kind.to_string(), it.digests.iter().map(digest).collect()))
             .collect();
-        assert_eq!(ours, theirs, "{name}");
+        assert_eq!(ours, theirs, "{log}");
+        count += ours.len();
     }
-    let ovmf = read("ovmf-swtpm/2M-crb-full/eventlog_after_extend.bin");
-    let yaml = String::from_utf8(read("ovmf-swtpm/2M-crb-full/eventlog.yaml")).unwrap();
-    let log = EventLog::parse(&ovmf).unwrap();
-    let theirs = yaml_digests(&yaml, "sha256");
-    let ours = log.events().iter().filter(|event| event.digest(Algorithm::Sha256).is_some());
-    assert!(!theirs.is_empty());
-    assert_eq!(ours.count(), theirs.len());
+    assert!(count > 300, "{count} events compared");
 }
 
-#[test]
-fn our_own_machines_log_replays_to_what_its_tpm_held() {
-    let bytes = read("ovmf-swtpm/2M-crb-full/eventlog_after_extend.bin");
-    let log = EventLog::parse(&bytes).unwrap();
-    let serial = read("ovmf-swtpm/2M-crb-full/serial.txt");
+/// What a machine's program read from its TPM once firmware was dismissed.
+fn values_read(serial: &str) -> Vec<(u8, String)> {
+    let serial = read(serial);
     let serial = String::from_utf8_lossy(&serial);
-    let replayed = log.replay(Algorithm::Sha256).unwrap();
+    let lines = serial.lines().filter_map(|line| line.strip_prefix("MMIO PCR"));
+    let value = |line: &str| {
+        (line[..2].parse().unwrap(), line.rsplit(' ').next().unwrap().trim().to_owned())
+    };
+    lines.map(value).collect()
+}
+
+/// Checks that a log replays to what a machine's program read, in so many PCRs.
+#[track_caller]
+fn replays_to(log: &[u8], serial: &str, expected: usize) {
+    let replayed = EventLog::parse(log).unwrap().replay(Algorithm::Sha256).unwrap();
     let mut count = 0;
-    for line in serial.lines().filter_map(|line| line.strip_prefix("MMIO PCR")) {
-        let pcr: u8 = line[..2].parse().unwrap();
-        // ExitBootServices extends PCR 5 behind this log's end.
+    for (pcr, text) in values_read(serial) {
+        // ExitBootServices extends PCR 5 behind the end of these logs.
         if let (Some(value), true) = (replayed.get(&pcr), pcr != 5) {
-            let text = line.rsplit(' ').next().unwrap();
-            assert_eq!(attest_core::policy::Hex(value.clone()).to_string(), text, "PCR {pcr}");
+            let ours = attest_core::policy::Hex(value.clone()).to_string();
+            assert_eq!(ours, text, "{serial}: PCR {pcr}");
             count += 1;
         }
     }
-    assert_eq!(count, 8, "PCR 0 to 7 without 5, and 11");
+    assert_eq!(count, expected, "{serial}");
+}
+
+#[test]
+fn our_own_machines_logs_replay_to_what_their_tpms_held() {
+    for machine in ["2M-crb-full", "2M-kernelefi"] {
+        let log = read(&format!("ovmf-swtpm/{machine}/eventlog_after_extend.bin"));
+        // PCR 0 to 7 without 5, and 11.
+        replays_to(&log, &format!("ovmf-swtpm/{machine}/serial.txt"), 8);
+    }
+    // The whole area that firmware keeps for its log, ones behind the last event.
+    let padded = read("ovmf-swtpm/aavmf-tis/eventlog_entry.padded.bin");
+    refused(&padded, Malformed::Digests { event: 23 });
+    let end = padded.iter().rposition(|byte| *byte != 0xff).unwrap() + 1;
+    replays_to(&padded[..end], "ovmf-swtpm/aavmf-tis/serial.txt", 3);
+}
+
+#[test]
+fn a_program_that_no_boot_option_names_is_not_what_we_want() {
+    // QEMU's -kernel: firmware measures the program first, and then says that it begins.
+    let bytes = read("ovmf-swtpm/2M-kernelefi/eventlog_after_extend.bin");
+    let log = EventLog::parse(&bytes).unwrap();
+    match measured::program(&log) {
+        Err(Unusual::Program(what)) => assert!(what.contains("before the separator"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+    let bytes = read("ovmf-swtpm/2M-crb-full/eventlog_after_extend.bin");
+    assert!(measured::program(&EventLog::parse(&bytes).unwrap()).is_ok());
 }
 
 #[test]
@@ -124,7 +179,9 @@ fn odd_logs_are_read_or_refused_as_said() {
     // Its vendor data lie behind the event's end.
     let vendor = read("tpm2-tools/specid-vendordata.bin");
     assert_eq!(EventLog::parse(&vendor).err(), Some(Malformed::SpecId));
-    assert!(EventLog::parse(&read("tpm2-tools/event-uefi-sha1-log.bin")).is_ok());
+    // It says that each event has four digests, and the one that follows has two.
+    let two_of_four = read("tpm2-tools/event-uefivar.bin");
+    assert_eq!(EventLog::parse(&two_of_four).err(), Some(Malformed::Digests { event: 1 }));
 }
 
 #[track_caller]
@@ -216,7 +273,12 @@ fn the_startup_locality_is_told_early_and_once() {
         [&spec[..], &at(1)].concat(),
         [&spec[..], &at(5)].concat(),
         [&spec[..], &at(3), &at(3)].concat(),
+        // Zero is a locality too, and the second word would overrule it.
+        [&spec[..], &at(0), &at(3)].concat(),
+        [&spec[..], &at(0), &at(0)].concat(),
         [&spec[..], &filler, &filler, &at(3)].concat(),
+        // It is about PCR 0 and stands there.
+        [&spec[..], &sample::event(7, 3, &[0; 32], b"StartupLocality\0\x03")].concat(),
     ] {
         refused(&bad, Malformed::StartupLocality);
     }
@@ -245,6 +307,15 @@ fn pcr_4_has_calls_one_separator_and_one_program() {
     unusual(&[call.clone(), separator.clone()], "no program");
     unusual(&[call.clone(), program.clone()], "before the separator");
     unusual(&[separator.clone(), program.clone(), program.clone()], "more than one");
+    // A program that came back is not what runs now; a call before it that came back may be.
+    let back = hashed(Kind::EFI_ACTION.0, measured::RETURNING);
+    let again = [sample::spec_id(&[(0x0b, 32)]), call.clone(), separator.clone(), back.clone()];
+    let again = [again.concat(), call.clone(), program.clone()].concat();
+    assert_eq!(measured::program(&EventLog::parse(&again).unwrap()), Ok([5; 32]));
+    let came_back = [call.clone(), separator.clone(), program.clone(), back.clone()];
+    unusual(&came_back, "behind the program");
+    unusual(&[&came_back[..], std::slice::from_ref(&call)].concat(), "behind the program");
+    unusual(&[call.clone(), separator.clone(), program.clone(), call.clone()], "behind the");
     // A marker's digest under a program's type; a program's under a marker's; an unknown type.
     let separator_digest = Algorithm::Sha256.digest(&[&[0; 4]]);
     let marker = sample::event(4, Kind::BOOT_SERVICES_APPLICATION.0, &separator_digest, b"path");
@@ -282,5 +353,35 @@ fn no_bytes_make_the_parser_panic() {
             let _ = measured::program(&log);
             let _ = measured::image(&log);
         }
+    }
+}
+
+/// What [`measured::image`] says of boot's events, one of them changed.
+#[track_caller]
+fn not_boots(pcr: u8, nth: usize, at: usize, byte: u8, expected: Unusual) {
+    let mut log = sample::Machine::new().log();
+    let events = log.clone();
+    let whole = EventLog::parse(&events).unwrap();
+    assert!(measured::image(&whole).is_ok());
+    let event = whole.of(pcr).nth(nth).unwrap();
+    let bytes =
+        sample::event(pcr.into(), event.kind.0, event.digest(measured::BANK).unwrap(), event.data);
+    let start = events.windows(bytes.len()).position(|it| it == bytes).unwrap();
+    log[start + at] = byte;
+    let changed = EventLog::parse(&log).unwrap();
+    assert_eq!(measured::image(&changed).err(), Some(expected), "event {nth} of PCR {pcr}");
+}
+
+#[test]
+fn boots_events_are_of_boots_kind_and_in_its_words() {
+    // The type's first byte, and the first byte of the data behind one SHA-256 digest.
+    let (kind, data) = (4, 50);
+    for nth in 0..5 {
+        not_boots(11, nth, kind, 5, Unusual::Image);
+        not_boots(11, nth, data, b'x', Unusual::Image);
+    }
+    for nth in 0..2 {
+        not_boots(12, nth, kind, 5, Unusual::Seal);
+        not_boots(12, nth, data, b'x', Unusual::Seal);
     }
 }

@@ -107,3 +107,42 @@ fn an_identity_is_refused_unless_it_is_whole() {
         assert!(Identity::parse(changed.to_string().as_bytes()).is_err(), "{key}");
     }
 }
+
+/// The way to every member of an object, at any depth, but for the rules by PCR.
+fn members(value: &Value, way: &str, found: &mut Vec<String>) {
+    for (key, member) in value.as_object().into_iter().flatten() {
+        let way = format!("{way}/{key}");
+        if !way.starts_with("/pcrs/") {
+            found.push(way.clone());
+        }
+        members(member, &way, found);
+    }
+}
+
+/// The object without the member at the end of the way.
+fn without(mut value: Value, way: &str) -> Value {
+    let (parent, key) = way.rsplit_once('/').unwrap();
+    let parent = value.pointer_mut(parent).unwrap();
+    assert!(parent.as_object_mut().unwrap().remove(key).is_some(), "{way}");
+    value
+}
+
+#[test]
+fn every_field_that_is_missing_fails() {
+    let mut ways = Vec::new();
+    members(&good(), "", &mut ways);
+    assert!(ways.iter().any(|way| way == "/require/min_reset_count"), "{ways:?}");
+    for way in ways {
+        let json = without(good(), &way).to_string();
+        assert!(Policy::parse(json.as_bytes()).is_err(), "without {way}");
+    }
+    let identity = sample::Scene::new().identity;
+    let value: Value = serde_json::from_str(&identity.to_json()).unwrap();
+    let mut ways = Vec::new();
+    members(&value, "", &mut ways);
+    assert!(ways.iter().any(|way| way == "/ek_sha256"), "{ways:?}");
+    for way in ways {
+        let json = without(value.clone(), &way).to_string();
+        assert!(Identity::parse(json.as_bytes()).is_err(), "without {way}");
+    }
+}
