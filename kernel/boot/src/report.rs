@@ -30,9 +30,10 @@ pub(crate) fn print(cpu: &Cpu, clock: &Clock, plan: &Plan, seal: &Seal) {
         bytes(Access::ReadWrite, Ring::Service) >> 10
     );
     say!(
-        "seal: ring 0: {} bytes of gate, {} vectors, 6 of them open to ring 3",
+        "seal: ring 0: {} bytes of gate, {} vectors, {} of them open to ring 3",
         seal.gate_bytes,
-        seal.vectors
+        seal.vectors,
+        seal.calls
     );
     let now = controls::read(0);
     say!(

@@ -34,6 +34,7 @@ const INTERRUPT_GATE: u64 = 0xe;
 #[derive(Debug, PartialEq, Eq)]
 pub struct IdtFacts {
     gates: u16,
+    calls: u16,
 }
 
 impl IdtFacts {
@@ -43,8 +44,8 @@ impl IdtFacts {
     }
 
     /// How many of them ring 3 may call.
-    pub fn calls(&self) -> usize {
-        CALLS.len()
+    pub fn calls(&self) -> u16 {
+        self.calls
     }
 }
 
@@ -61,14 +62,16 @@ pub fn audit_idt(
     text: Span,
     handler: impl Fn(u8) -> Option<u64>,
 ) -> Result<IdtFacts, Violation> {
-    let mut facts = IdtFacts { gates: 0 };
+    let mut facts = IdtFacts { gates: 0, calls: 0 };
     for (vector, gate) in (0..=u8::MAX).zip(idt.as_chunks::<GATE_BYTES>().0) {
         let handler = handler(vector);
         if handler.is_none() && is_needed(vector) {
             return Err(Violation::MissingGate { vector });
         }
         check_gate(vector, gate, text, handler)?;
+        let is_open = field(u64_at(gate, 0), 45, 2) == 3;
         facts.gates = facts.gates.saturating_add(u16::from(handler.is_some()));
+        facts.calls = facts.calls.saturating_add(u16::from(is_open));
     }
     Ok(facts)
 }

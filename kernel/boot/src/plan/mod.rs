@@ -63,6 +63,8 @@ pub(crate) struct Seal {
     pub(crate) controls: Controls,
     /// How many vectors have a gate.
     pub(crate) vectors: u16,
+    /// How many of them ring 3 may call.
+    pub(crate) calls: u16,
     /// How many descriptors point into packet buffers, and nowhere else.
     pub(crate) descriptors: usize,
     /// How many bytes of ring 0 code stay.
@@ -293,6 +295,7 @@ impl Plan {
             tables: audited,
             controls,
             vectors: vectors.gates(),
+            calls: vectors.calls(),
             descriptors,
             gate_bytes: gate_text_bytes(),
             devices: machine.bus.count() + machine.virtio.len(),
