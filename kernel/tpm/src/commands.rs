@@ -70,18 +70,18 @@ pub struct Ak {
 /// What PCR 0 to 15 of one bank hold.
 pub type PcrValues = ArrayVec<Digest, PCRS>;
 
-/// `TPMT_PUBLIC` of the attestation key up to its unique field: ECC, named by SHA-256; fixedTPM,
+/// `TPMT_PUBLIC` of the attestation key, with an empty point: ECC, named by SHA-256; fixedTPM,
 /// fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, sign; no policy, no symmetric
 /// cipher, ECDSA with SHA-256, P-256, no key derivation.
 ///
 /// noDA, because a use of a key without it counts as a wrong password at every power cut, and the
 /// fourth locks the TPM.
-const AK_TEMPLATE: [u8; 22] = [
+const AK_TEMPLATE: [u8; 24] = [
     0x00, 0x23, 0x00, 0x0b, 0x00, 0x05, 0x04, 0x72, 0x00, 0x00, 0x00, 0x10, 0x00, 0x18, 0x00, 0x0b,
-    0x00, 0x03, 0x00, 0x10, 0x00, 0x00,
+    0x00, 0x03, 0x00, 0x10, 0x00, 0x00, 0x00, 0x00,
 ];
 
-/// Bytes of the template before the unique field, which is two empty coordinates in the template.
+/// Bytes of the template before the unique field, the point.
 const AK_HEAD_BYTES: usize = 20;
 
 impl<T: Transport> Tpm<T> {
@@ -209,12 +209,7 @@ impl<T: Transport> Tpm<T> {
     pub fn create_ak(&mut self) -> Result<Ak, Error> {
         let mut command = Command::authorized(CREATE_PRIMARY, &[ENDORSEMENT], &[Auth::Empty]);
         // No password and no data, then the template, no outside data, no PCRs.
-        let unique: [u8; 2] = [0, 0];
-        let mut template = ArrayVec::<u8, 32>::new();
-        let is_whole = template.try_extend_from_slice(&AK_TEMPLATE).is_ok()
-            && template.try_extend_from_slice(&unique).is_ok();
-        debug_assert!(is_whole);
-        command.sized(&[0; 4]).sized(&template).u16(0).u32(0);
+        command.sized(&[0; 4]).sized(&AK_TEMPLATE).u16(0).u32(0);
         let mut answer = self.run(&mut command)?;
         let short = Error::Answer("its key is not whole");
         let handle = answer.u32().ok_or(short)?;
