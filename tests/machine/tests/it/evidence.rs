@@ -15,7 +15,8 @@ use machine::tpm::{Interface, State};
 use machine::{Backend, body};
 use rustls::ClientConfig;
 
-use crate::keys::{EPHEMERAL, IN_IMAGE, fingerprint, pinned};
+use crate::keys::{EPHEMERAL, IN_IMAGE, fingerprint};
+use crate::support::client::pinned;
 use crate::support::{PATIENCE, Site, client};
 
 /// The user network's clients are the gateway.

@@ -4,12 +4,9 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use machine::{Backend, body};
-use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::ClientConfig;
 
+use crate::support::client::pinned;
 use crate::support::{BACKEND, PATIENCE, Site, client};
 
 /// Everything about the key in `tests/configs/demo.toml`.
@@ -22,75 +19,11 @@ pub(crate) const EPHEMERAL: &str =
 const SEALED: &str =
     "key_origin = \"sealed\"\nissuer = \"authority.pem\"\nnames = [\"sealed.test\"]";
 
-/// How the SubjectPublicKeyInfo of a P-256 key begins; it has 91 bytes.
-const P256_KEY: [u8; 27] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
-    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
-];
-
-/// Trusts the one key that the console names, as an operator would who reads it there.
-#[derive(Debug)]
-struct Pinned {
-    sha256: String,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let mut windows = certificate.windows(91).filter(|key| key.starts_with(&P256_KEY));
-        let key = windows.next().expect("a P-256 key in the certificate");
-        assert_eq!(body::sha256(key), self.sha256, "the key that the console names");
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        panic!("TLS 1.2 was negotiated");
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
 /// The fingerprint on the console.
 pub(crate) fn fingerprint(site: &Site) -> String {
     let text = site.machine.console().text();
     let lines = text.lines().filter_map(|line| line.split_once("tls key: ephemeral sha256="));
     lines.map(|(_, digits)| digits.trim().to_owned()).next().expect("a fingerprint")
-}
-
-pub(crate) fn pinned(sha256: String) -> Arc<ClientConfig> {
-    let provider = Arc::new(ring::default_provider());
-    let algorithms = provider.signature_verification_algorithms;
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned { sha256, algorithms }))
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    Arc::new(config)
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use machine::body;
 use machine::site::NAME;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -32,30 +33,57 @@ pub(crate) fn config(site: &Site) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
+/// How the SubjectPublicKeyInfo of a P-256 key begins; it has 91 bytes.
+const P256_KEY: [u8; 27] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+];
+
 /// A client's configuration that takes any certificate: for those who do not care whom they meet.
 pub(crate) fn trusting_anybody() -> ClientConfig {
+    trusting(None)
+}
+
+/// One that trusts a single key, by the SHA-256 that the console names, as an operator would who
+/// reads it there. It never resumes.
+pub(crate) fn pinned(sha256: String) -> Arc<ClientConfig> {
+    let mut config = trusting(Some(sha256));
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+fn trusting(pin: Option<String>) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let builder = ClientConfig::builder_with_provider(provider);
     let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
     builder
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(algorithms)))
+        .with_custom_certificate_verifier(Arc::new(Holder { pin, algorithms }))
         .with_no_client_auth()
 }
 
+/// Whoever holds a key: this one, or any.
 #[derive(Debug)]
-struct Anybody(WebPkiSupportedAlgorithms);
+struct Holder {
+    pin: Option<String>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for Holder {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(pin) = &self.pin {
+            let mut windows = certificate.windows(91).filter(|key| key.starts_with(&P256_KEY));
+            let key = windows.next().expect("a P-256 key in the certificate");
+            assert_eq!(body::sha256(key), *pin, "the key that the console names");
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -74,11 +102,11 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
