@@ -69,7 +69,7 @@ impl Site {
 fn a_machine_whose_tpm_answers_is_enrolled() {
     let site = Site::new();
     for (certificate, parent) in
-        [("ek-secp384r1.crt", "0x81010016"), ("ek-rsa2048.crt", "0x81010001")]
+        [("tpm/ek-secp384r1.crt", "0x81010016"), ("tpm/ek-rsa2048.crt", "0x81010001")]
     {
         site.begin(certificate, &text(&site.roots)).ends(0).says("issued by");
         let challenge = fs::read(site.tpm.file("challenge")).unwrap();
@@ -100,7 +100,7 @@ fn a_machine_whose_tpm_answers_is_enrolled() {
 #[test]
 fn a_tpm_that_no_root_vouches_for_is_not_challenged() {
     let site = Site::new();
-    let certificate = "ek-secp384r1.crt";
+    let certificate = "tpm/ek-secp384r1.crt";
     let refused = |run: Run, code: i32, says: &str| {
         run.ends(code).says(says);
         assert!(!site.tpm.file("challenge").exists() && !site.tpm.file("state.json").exists());
@@ -110,11 +110,9 @@ fn a_tpm_that_no_root_vouches_for_is_not_challenged() {
     let issuer = text(site.tpm.file("ca/issuercert.pem"));
     refused(site.begin(certificate, &issuer), 1, "no root among these");
     refused(site.begin(certificate, &text(site.tpm.file("nowhere"))), 1, "No such file");
-    refused(
-        site.begin(certificate, &text(site.tpm.file("tpm"))),
-        1,
-        "no certificates in this folder",
-    );
+    let empty = site.tpm.file("empty");
+    fs::create_dir(&empty).unwrap();
+    refused(site.begin(certificate, &text(empty)), 1, "no certificates in this folder");
     let root = text(site.roots.join("swtpm-localca-rootca-cert.pem"));
     refused(site.begin(certificate, &root), 3, "no root vouches");
 
@@ -177,7 +175,7 @@ fn a_key_that_would_sign_anything_is_not_enrolled() {
     let attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|sign";
     site.tpm.run("tpm2_createprimary", &[&arguments[..], &["-a", attributes]].concat());
     site.tpm.run("tpm2_readpublic", &["-c", "free.ctx", "-o", "ak.pub"]);
-    site.begin("ek-secp384r1.crt", &text(&site.roots)).ends(1).says("attributes 0x00040072");
+    site.begin("tpm/ek-secp384r1.crt", &text(&site.roots)).ends(1).says("attributes 0x00040072");
     let file = |name: &str| text(site.tpm.file(name));
     attest(&["enroll", "pin", "--ak", &file("ak.pub"), "-o", &file("identity.json")])
         .ends(1)
@@ -198,7 +196,7 @@ fn a_key_can_be_pinned_by_hand() {
 #[test]
 fn a_state_that_is_not_one_is_refused() {
     let site = Site::new();
-    site.begin("ek-secp384r1.crt", &text(&site.roots)).ends(0);
+    site.begin("tpm/ek-secp384r1.crt", &text(&site.roots)).ends(0);
     let good = fs::read_to_string(site.tpm.file("state.json")).unwrap();
     let check = |text: String, code: i32| {
         fs::write(site.tpm.file("state.json"), text).unwrap();

@@ -183,11 +183,11 @@ fn a_key_sealed_for_one_image_stays_shut_in_another() {
 #[test]
 fn a_certificate_is_as_good_as_the_public_area() {
     let site = Site::new();
-    site.seal(&["--ek", "ek-secp384r1.crt"]).ends(0).says("ECC P-384");
+    site.seal(&["--ek", "tpm/ek-secp384r1.crt"]).ends(0).says("ECC P-384");
     let file = fs::read(site.tpm.file("key.sealed")).unwrap();
     boot(&site.tpm, &Sketch::new());
     assert!(open(&site.tpm, cut(&file).1).is_some());
-    site.seal(&["--ek", "ek-rsa2048.crt"]).ends(0).says("RSA 2048");
+    site.seal(&["--ek", "tpm/ek-rsa2048.crt"]).ends(0).says("RSA 2048");
 }
 
 #[test]

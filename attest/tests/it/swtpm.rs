@@ -1,7 +1,6 @@
 //! A software TPM of one test's own, with endorsement certificates from a CA of its own, and
 //! tpm2-tools to give it orders.
 
-use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -30,7 +29,7 @@ impl Swtpm {
     /// Makes a TPM and starts it.
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        make(folder.path());
+        machine::tpm::make(folder.path(), "sha256", true).unwrap();
         for attempt in 0..PORTS {
             let pid = u16::try_from(std::process::id() % 3000).unwrap();
             let port = 20_000 + (pid * 4 + attempt * 130) % 12_000;
@@ -62,34 +61,6 @@ impl Swtpm {
         assert!(self.output("tpm2_flushcontext", &["-t"]).status.success());
         output.stdout
     }
-}
-
-fn make(folder: &Path) {
-    let at = |name: &str| folder.join(name).display().to_string();
-    fs::create_dir(at("ca")).unwrap();
-    fs::create_dir(at("tpm")).unwrap();
-    let ca = at("ca");
-    let authority = format!(
-        "statedir = {ca}\nsigningkey = {ca}/signkey.pem\nissuercert = {ca}/issuercert.pem\n\
-         certserial = {ca}/certserial\n"
-    );
-    fs::write(at("ca/localca.conf"), authority).unwrap();
-    let platform = "--platform-manufacturer Test\n--platform-version 1.0\n--platform-model bulla\n";
-    fs::write(at("ca/localca.options"), platform).unwrap();
-    let setup = format!(
-        "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {ca}/localca.conf\n\
-         create_certs_tool_options = {ca}/localca.options\nactive_pcr_banks = sha256\n"
-    );
-    fs::write(at("ca/setup.conf"), setup).unwrap();
-    let state = format!("dir://{}", at("tpm"));
-    let output = Command::new("timeout")
-        .args(["60", "swtpm_setup", "--tpm2", "--tpm-state", &state, "--config"])
-        .arg(at("ca/setup.conf"))
-        .args(["--create-ek-cert", "--lock-nvram", "--vmid", "test", "--overwrite"])
-        .args(["--write-ek-cert-files", folder.to_str().unwrap()])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "swtpm_setup: {output:?}");
 }
 
 /// Starts it on two ports, or says that they are not free.

@@ -71,7 +71,7 @@ impl State {
         let mut pristine = PRISTINE.lock().unwrap_or_else(PoisonError::into_inner);
         let made = match pristine.take() {
             Some(made) => made,
-            None => make("sha256")?,
+            None => Pristine::make("sha256")?,
         };
         for name in ["tpm", "ca"] {
             copy(&made.folder.path().join(name), &folder.path().join(name))?;
@@ -86,7 +86,7 @@ impl State {
     ///
     /// [`Error`] if swtpm's tools cannot make one.
     pub fn with_banks(banks: &str) -> Result<Self, Error> {
-        make(banks).map(|made| Self { folder: made.folder })
+        Pristine::make(banks).map(|made| Self { folder: made.folder })
     }
 
     /// Where swtpm keeps it (`tpm2-00.permall`), with the endorsement keys' certificates beside it
@@ -113,9 +113,22 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn make(banks: &str) -> Result<Pristine, Error> {
-    let folder = TempDir::with_prefix("bulla-tpm-").map_err(Error::file(Path::new("/tmp")))?;
-    let (ca, tpm) = (folder.path().join("ca"), folder.path().join("tpm"));
+impl Pristine {
+    fn make(banks: &str) -> Result<Self, Error> {
+        let folder = TempDir::with_prefix("bulla-tpm-").map_err(Error::file(Path::new("/tmp")))?;
+        make(folder.path(), banks, true)?;
+        Ok(Self { folder })
+    }
+}
+
+/// Makes a TPM with these PCR banks in a folder: `tpm` is its state, and holds the endorsement
+/// keys' certificates if it shall have any; `ca` is the authority that signed them.
+///
+/// # Errors
+///
+/// [`Error`] if swtpm's tools cannot make one.
+pub fn make(folder: &Path, banks: &str, has_certificates: bool) -> Result<(), Error> {
+    let (ca, tpm) = (folder.join("ca"), folder.join("tpm"));
     for each in [&ca, &tpm] {
         fs::create_dir(each).map_err(Error::file(each))?;
     }
@@ -152,8 +165,7 @@ fn make(banks: &str) -> Result<Pristine, Error> {
     let log = ca.join("setup.log");
     let mut command = process::tied("swtpm_setup");
     command
-        .args(["--tpm2", "--create-ek-cert", "--create-platform-cert", "--lock-nvram"])
-        .args(["--overwrite", "--vmid", "bulla", "--config", &setup])
+        .args(["--tpm2", "--overwrite", "--vmid", "bulla", "--config", &setup])
         .arg("--tpm-state")
         .arg(format!("dir://{}", tpm.display()))
         .arg("--write-ek-cert-files")
@@ -163,13 +175,16 @@ fn make(banks: &str) -> Result<Pristine, Error> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
+    if has_certificates {
+        command.args(["--create-ek-cert", "--create-platform-cert", "--lock-nvram"]);
+    }
     let status = Process::start(command, SETUP_TIMEOUT)?.wait(SETUP_TIMEOUT)?;
     if !status.success() {
         let text = fs::read_to_string(&log).unwrap_or_default();
         let source = std::io::Error::other(format!("{status}\n{text}"));
         return Err(Error::Start { program: "swtpm_setup".to_owned(), source });
     }
-    Ok(Pristine { folder })
+    Ok(())
 }
 
 /// A running swtpm. Dropping it kills it.

@@ -95,7 +95,7 @@ impl Transport for &mut Running {
 fn the_certificate_is_the_one_its_maker_wrote() {
     let swtpm = Swtpm::make();
     let certificate = started(&swtpm).read_ek_certificate().unwrap().unwrap();
-    let names = fs::read_dir(swtpm.folder()).unwrap().map(|entry| entry.unwrap().path());
+    let names = fs::read_dir(swtpm.path("tpm")).unwrap().map(|entry| entry.unwrap().path());
     let written: Vec<_> =
         names.filter(|path| path.extension().is_some_and(|it| it == "crt")).collect();
     let is_ours = |path: &std::path::PathBuf| fs::read(path).unwrap() == certificate[..];

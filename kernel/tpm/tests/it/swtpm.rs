@@ -31,55 +31,23 @@ pub(crate) fn tool(folder: &Path, line: &[&str]) -> String {
 
 impl Swtpm {
     pub(crate) fn make() -> Self {
-        Self::with(&["--create-ek-cert", "--lock-nvram"], "sha256")
+        Self::with("sha256", true)
     }
 
     /// One whose keys nobody vouches for.
     pub(crate) fn without_certificates() -> Self {
-        Self::with(&[], "sha256")
+        Self::with("sha256", false)
     }
 
     /// One with these banks.
     pub(crate) fn with_banks(banks: &[Algorithm]) -> Self {
         let names = banks.iter().map(|bank| format!("{bank:?}").to_lowercase());
-        Self::with(&[], &names.collect::<Vec<_>>().join(","))
+        Self::with(&names.collect::<Vec<_>>().join(","), false)
     }
 
-    fn with(settings: &[&str], banks: &str) -> Self {
+    fn with(banks: &str, has_certificates: bool) -> Self {
         let folder = TempDir::with_prefix("bulla-tpm-").unwrap();
-        let root = folder.path().display().to_string();
-        for name in ["state", "ca"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        let write = |name: &str, text: String| {
-            fs::write(folder.path().join(name), text).unwrap();
-        };
-        write(
-            "ca/localca.conf",
-            format!(
-                "statedir = {root}/ca\nsigningkey = {root}/ca/signkey.pem\n\
-                 issuercert = {root}/ca/issuercert.pem\ncertserial = {root}/ca/certserial\n"
-            ),
-        );
-        write(
-            "ca/localca.options",
-            "--platform-manufacturer Test\n--platform-version 1.0\n--platform-model test\n".into(),
-        );
-        write(
-            "ca/setup.conf",
-            format!(
-                "create_certs_tool= /usr/bin/swtpm_localca\n\
-                 create_certs_tool_config = {root}/ca/localca.conf\n\
-                 create_certs_tool_options = {root}/ca/localca.options\nactive_pcr_banks = {banks}\n"
-            ),
-        );
-        let state = format!("dir://{root}/state");
-        let setup = format!("{root}/ca/setup.conf");
-        let mut line = vec!["swtpm_setup", "--tpm2", "--tpm-state", &state, "--config", &setup];
-        line.extend(settings);
-        line.extend(["--overwrite", "--vmid", "test"]);
-        line.extend(["--write-ek-cert-files", &root]);
-        tool(folder.path(), &line);
+        machine::tpm::make(folder.path(), banks, has_certificates).unwrap();
         Self { folder }
     }
 
@@ -101,7 +69,7 @@ impl Swtpm {
         let mut command = Command::new("timeout");
         command.args(["-k5", SECONDS, "swtpm", "socket", "--tpm2", "--terminate"]);
         command.args(["--flags", flags]);
-        command.arg("--tpmstate").arg(format!("dir={}", self.path("state").display()));
+        command.arg("--tpmstate").arg(format!("dir={}", self.path("tpm").display()));
         command.arg("--server").arg(format!("type=unixio,path={}", socket.display()));
         command.arg("--ctrl").arg(format!("type=unixio,path={}", control.display()));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
