@@ -366,18 +366,13 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
             let Backend::Open(backend) = &mut self.backend else {
                 return Ok(false);
             };
-            if self.down.has_fin || !self.session.outgoing().is_empty() {
+            if self.down.has_fin {
                 return Ok(false);
             }
-            let room = self.client.room();
-            let is_worth_waiting = room < GOOD_ROOM && self.client.unacknowledged() > 0;
-            if room < MIN_ROOM || is_worth_waiting {
-                return Ok(false);
-            }
+            let Some(wanted) = wanted(&self.session, &self.client) else { return Ok(false) };
             if budget == 0 {
                 return Ok(true);
             }
-            let wanted = (room - SEAL_OVERHEAD).min(RECORD_BYTES);
             let space = plaintext.get_mut(..wanted).unwrap_or_default();
             let count = match backend.read(space) {
                 Read::Data(count) => count,
@@ -392,13 +387,7 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
             budget = budget.saturating_sub(count);
             self.active = now;
             let data = space.get(..count).unwrap_or_default();
-            let end = (count + SEAL_OVERHEAD).min(sealed.len());
-            let record = sealed.get_mut(..end).unwrap_or_default();
-            let length = self.session.seal(data, record).map_err(Reason::Tls)?;
-            // A stream that takes less than it has room for is not there any more.
-            if self.client.write(record.get(..length).unwrap_or_default()) < length {
-                return Err(Reason::ClientReset);
-            }
+            send_record(&mut self.session, &mut self.client, data, sealed)?;
             self.down.bytes += count as u64;
             self.down.has_followed_fin |= self.up.has_fin;
         }
@@ -453,4 +442,29 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
             self.down.is_finished = true;
         }
     }
+}
+
+/// How many bytes the next record to the client should have; nothing while it has to wait.
+fn wanted(session: &impl Session, client: &impl Stream) -> Option<usize> {
+    let room = client.room();
+    let is_worth_waiting = room < GOOD_ROOM && client.unacknowledged() > 0;
+    let is_ready = session.outgoing().is_empty() && room >= MIN_ROOM;
+    (is_ready && !is_worth_waiting).then(|| (room - SEAL_OVERHEAD).min(RECORD_BYTES))
+}
+
+/// Seals one record for a client that has room for it, and sends it; the length of what was sent.
+fn send_record(
+    session: &mut impl Session,
+    client: &mut impl Stream,
+    data: &[u8],
+    sealed: &mut [u8],
+) -> Result<usize, Reason> {
+    let end = (data.len() + SEAL_OVERHEAD).min(sealed.len());
+    let record = sealed.get_mut(..end).unwrap_or_default();
+    let length = session.seal(data, record).map_err(Reason::Tls)?;
+    // A stream that takes less than it has room for is not there any more.
+    if client.write(record.get(..length).unwrap_or_default()) < length {
+        return Err(Reason::ClientReset);
+    }
+    Ok(length)
 }

@@ -26,6 +26,7 @@ pub struct TpmWitness<Q> {
     tpm: Option<(Q, Record<'static>)>,
     spki_sha256: Sha256,
     claims: Vec<u8>,
+    claims_sha256: Sha256,
     /// What the quote that was begun last is over.
     leaves: Option<Leaves>,
     /// How often it may still be asked for again.
@@ -36,7 +37,8 @@ impl<Q: Quoter> TpmWitness<Q> {
     /// A witness to a server with that public key (SubjectPublicKeyInfo in DER), for which these
     /// claims hold.
     pub fn new(tpm: Option<(Q, Record<'static>)>, public_key: &[u8], claims: Vec<u8>) -> Self {
-        Self { tpm, spki_sha256: sha256(public_key), claims, leaves: None, retries: 0 }
+        let (spki_sha256, claims_sha256) = (sha256(public_key), sha256(&claims));
+        Self { tpm, spki_sha256, claims, claims_sha256, leaves: None, retries: 0 }
     }
 
     /// The evidence that a TPM's answer and the boot record make; `None` if they make none.
@@ -71,7 +73,7 @@ impl<Q: Quoter> Witness for TpmWitness<Q> {
             nonce: *nonce,
             exporter: *exporter,
             spki_sha256: self.spki_sha256,
-            claims_sha256: sha256(&self.claims),
+            claims_sha256: self.claims_sha256,
         };
         bound.leaf()
     }

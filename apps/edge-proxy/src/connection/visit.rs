@@ -2,9 +2,9 @@
 
 use libos::clock::Instant;
 use libos::stream::{Dial, Stream};
-use libos::tls::{EXPORTER_BYTES, RECORD_BYTES, SEAL_OVERHEAD, Session};
+use libos::tls::{EXPORTER_BYTES, Session};
 
-use super::{Connection, GOOD_ROOM, MIN_ROOM, STEP_BYTES};
+use super::{Connection, STEP_BYTES, send_record, wanted};
 use crate::attest::{Answered, NoEvidence, Request, Ticket, Violation};
 use crate::outcome::Attested;
 use crate::{Reason, Workspace};
@@ -110,31 +110,20 @@ impl<S: Session, C: Stream, D: Dial> Connection<S, C, D> {
         loop {
             self.flush();
             let Visit::Answering { answer, .. } = &mut self.visit else { return Ok(false) };
-            let room = self.client.room();
-            let is_worth_waiting = room < GOOD_ROOM && self.client.unacknowledged() > 0;
-            let is_ready = self.session.outgoing().is_empty() && room >= MIN_ROOM;
             if answer.rest().is_empty() {
                 return self.end_visit();
             }
-            if !is_ready || is_worth_waiting {
-                return Ok(false);
-            }
+            let Some(wanted) = wanted(&self.session, &self.client) else { return Ok(false) };
             if budget == 0 {
                 return Ok(true);
             }
-            let wanted = (room - SEAL_OVERHEAD).min(RECORD_BYTES);
             let rest = answer.rest();
             let piece = rest.get(..wanted).unwrap_or(rest);
-            let end = (piece.len() + SEAL_OVERHEAD).min(workspace.sealed.len());
-            let record = workspace.sealed.get_mut(..end).unwrap_or_default();
-            let length = self.session.seal(piece, record).map_err(Reason::Tls)?;
+            self.active = now;
+            let sealed = &mut workspace.sealed;
+            let length = send_record(&mut self.session, &mut self.client, piece, sealed)?;
             answer.sent += piece.len();
             budget = budget.saturating_sub(length);
-            self.active = now;
-            // A stream that takes less than it has room for is not there any more.
-            if self.client.write(record.get(..length).unwrap_or_default()) < length {
-                return Err(Reason::ClientReset);
-            }
         }
     }
 
