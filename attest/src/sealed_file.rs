@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use abi::record::Part;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
@@ -11,7 +12,7 @@ use crate::tpm::{Oversized, Policy, SealedObject, StorageKey, WrapError, put_siz
 const MAGIC: &[u8; 8] = b"BULLAKY\x01";
 
 /// The largest file that boot reads.
-pub const MAX_BYTES: usize = 8 << 10;
+pub const MAX_BYTES: usize = Part::KeyFile.max_bytes();
 
 /// Bytes of a GCM tag.
 const TAG_BYTES: usize = 16;

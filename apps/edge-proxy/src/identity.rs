@@ -7,10 +7,12 @@ use core::fmt;
 
 use attest_core::claims::{Claims, KeyOrigin};
 use edge_config::{Identity, Name};
-use libos::tls::identity::{Distrust, EphemeralError, KeyFileError, make, open};
+use libos::tls::identity::{Distrust, EphemeralError, KEY_FILE_BYTES, KeyFileError, make, open};
 use libos::tls::{ServerSettings, SettingsError, WallClock};
 
 use crate::attest::PROTOCOL;
+
+const _: () = assert!(KEY_FILE_BYTES as u64 <= edge_config::budget::KEY_FILE_BYTES);
 
 /// What a machine has of a sealed key.
 #[derive(Clone, Copy)]

@@ -3,6 +3,7 @@
 //! Everything goes into pages of our own, because whatever else the firmware gave us is nobody's
 //! memory afterwards.
 
+use abi::record::Part;
 use abi::{PAGE_BYTES, Span};
 use firmware::event_log;
 use uefi_raw::Status;
@@ -15,7 +16,7 @@ use crate::refusal::Refusal;
 const MAX_MAP_BYTES: u64 = 64 << 10;
 
 /// The longest file beside the image.
-const MAX_FILE_BYTES: u64 = 8 << 10;
+const MAX_FILE_BYTES: u64 = Part::KeyFile.max_bytes() as u64;
 
 /// What boot took: first [`Taken`], then each part at its place.
 const MAP: Span = Span::new(PAGE_BYTES, MAX_MAP_BYTES);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Cursor, Error, Write};
 
+use abi::record::Part;
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use gpt::disk::LogicalBlockSize;
 use gpt::mbr::ProtectiveMBR;
@@ -30,7 +31,7 @@ const FAT_BYTES: u64 = 1 << 20;
 const MOST_CLUSTERS: u64 = 65_000;
 
 /// The longest file beside the image that boot reads.
-pub const MAX_FILE_BYTES: usize = 8 << 10;
+pub const MAX_FILE_BYTES: usize = Part::KeyFile.max_bytes();
 
 const DISK: Uuid = uuid!("b0117a00-7e5e-4d15-8c00-5ea1ed000001");
 const PARTITION: Uuid = uuid!("b0117a00-7e5e-4d15-8c00-5ea1ed000002");

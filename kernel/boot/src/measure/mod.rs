@@ -57,6 +57,8 @@ const CRB_CONTROL_AREA: u64 = TPM_REGISTERS + 0x40;
 /// A TPM behind registers of either kind.
 type Device = Tpm<Either<Registers>>;
 
+const _: () = assert!(tpm::key_file::MAX_BYTES == Part::KeyFile.max_bytes());
+
 /// A machine that was measured, up to the seal.
 pub(crate) struct Measured {
     tpm: Device,

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
+use abi::record::Part;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -18,7 +19,7 @@ use super::cbor::Reader;
 use super::{Credentials, MAX_CHAIN};
 
 /// The longest file.
-pub const KEY_FILE_BYTES: usize = 8 << 10;
+pub const KEY_FILE_BYTES: usize = Part::KeyFile.max_bytes();
 
 /// The first eight bytes; the last one is the version.
 const MAGIC: [u8; 8] = *b"BULLAKY\x01";
