@@ -11,8 +11,6 @@ use abi::{PAGE_BYTES, Span, page_up, record, ring};
 use seal_core::{Draft, Kind, Layout, Region, Rights, TPM_REGISTERS, Violation, write_canonical};
 use sha2::{Digest, Sha256};
 
-use crate::manifest::zeroed_bytes;
-
 pub use seal_core::{Place, Row};
 
 /// The lowest base that boot may choose: 16 TiB.
@@ -156,7 +154,7 @@ pub fn predict(manifest: &Manifest, header: &Header, machine: &Machine) -> Optio
             SegmentAccess::ReadWrite => Kind::ServiceData,
         };
         let in_file = page_up(segment.file_bytes)?;
-        let zeroed = zeroed_bytes(segment);
+        let zeroed = segment.zeroed_bytes();
         let middle = segment.address.checked_add(in_file)?;
         let parts = [(kind, segment.address, in_file), (Kind::ServiceBss, middle, zeroed)];
         for (kind, offset, length) in parts.into_iter().filter(|(_, _, length)| *length > 0) {

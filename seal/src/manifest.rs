@@ -1,6 +1,6 @@
 //! The manifest: where boot will look for the other parts, against what the program headers load.
 
-use abi::image::{BYTES, Manifest, SECTION, Segment as Part, SegmentAccess};
+use abi::image::{BYTES, Manifest, SECTION, SegmentAccess};
 use abi::{Span, page_up};
 
 use crate::file::{File, Rights, Segment};
@@ -122,12 +122,6 @@ fn check_boot(file: &File<'_>, taken: &[u64], complaints: &mut Complaints) {
 
 /// Boot maps zeroed memory behind one segment of the service, the last.
 fn check_zeroed(manifest: &Manifest, complaints: &mut Complaints) {
-    let zeroed = manifest.segments.iter().flatten().filter(|part| zeroed_bytes(part) > 0).count();
+    let zeroed = manifest.segments.iter().flatten().filter(|part| part.zeroed_bytes() > 0).count();
     complaints.unless(zeroed <= 1, || format!("{zeroed} segments have zeroed pages, not one"));
-}
-
-/// Bytes of a segment's whole pages that are not in the image.
-pub(crate) fn zeroed_bytes(part: &Part) -> u64 {
-    let pages = |bytes| page_up(bytes).unwrap_or(u64::MAX);
-    pages(part.memory_bytes).saturating_sub(pages(part.file_bytes))
 }
