@@ -4,7 +4,6 @@
 //! is not there fails. The verdict is "pass" only if there is no failed check *and* every check of
 //! [`MUST_PASS`] was made: leaving one out cannot help anybody.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -172,8 +171,7 @@ impl<'a> Judge<'a> {
     fn log(&mut self, pcrs: Option<&Pcrs>) -> Option<EventLog<'a>> {
         let log =
             self.checks.result("log.form", Class::Invalid, EventLog::parse(self.evidence.log));
-        let replayed = log.as_ref().and_then(|log| log.replay(BANK));
-        let differing = replays_to(replayed.as_ref(), pcrs);
+        let differing = replays_to(log.as_ref(), pcrs);
         let detail = match &differing {
             None => "there are no values or no log to compare".to_string(),
             Some(differing) if differing.is_empty() => String::new(),
@@ -363,8 +361,8 @@ impl<'a> Judge<'a> {
 
 /// The PCRs whose values are not what the log replays to; those that it does not name must hold what
 /// they held after the reset. Nothing if there is no log or no values.
-fn replays_to(replayed: Option<&BTreeMap<u8, Vec<u8>>>, pcrs: Option<&Pcrs>) -> Option<Vec<u8>> {
-    let (replayed, pcrs) = (replayed?, pcrs?);
+pub fn replays_to(log: Option<&EventLog<'_>>, pcrs: Option<&Pcrs>) -> Option<Vec<u8>> {
+    let (replayed, pcrs) = (log?.replay(BANK)?, pcrs?);
     let zero = alloc::vec![0; BANK.digest_bytes()];
     let differs = |pcr: &u8| {
         let expected = replayed.get(pcr).unwrap_or(&zero);

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use attest_core::claims::Claims;
 use attest_core::event_log::EventLog;
 use attest_core::evidence::{Evidence, MAX_BYTES};
-use attest_core::measured::{self, BANK};
+use attest_core::measured;
 use attest_core::pcrs::Pcrs;
 use attest_core::policy::{Hex, IDENTITY_SCHEMA, Identity, PlatformTrust, Policy, Source};
 use attest_core::seal_record::SealRecord;
 use attest_core::tpms::{Public, Quote};
 use attest_core::verdict::Verdict;
-use attest_core::verify::{Connection, verify};
+use attest_core::verify::{Connection, replays_to, verify};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -108,16 +108,10 @@ fn log_facts(evidence: &Evidence<'_>) -> Vec<(&'static str, String)> {
         Err(error) => facts.push(("image", error.to_string())),
     }
     let pcrs = Pcrs::parse(evidence.pcrs);
-    let replayed = log.replay(BANK).unwrap_or_default();
-    let differs = |pcr: &u8| {
-        let value = pcrs.as_ref().and_then(|it| it.value(BANK, *pcr));
-        replayed.get(pcr).map(Vec::as_slice) != value
-    };
-    let differing: Vec<_> = replayed.keys().copied().filter(differs).collect();
-    let words = if differing.is_empty() {
-        "to the PCR values".to_owned()
-    } else {
-        format!("not to the values of PCR {differing:?}")
+    let words = match replays_to(Some(&log), pcrs.as_ref()) {
+        None => "unknown: there are no SHA-256 values or no such log to compare".to_owned(),
+        Some(differing) if differing.is_empty() => "to the PCR values".to_owned(),
+        Some(differing) => format!("not to the values of PCR {differing:?}"),
     };
     facts.push(("replays", words));
     facts

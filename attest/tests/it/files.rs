@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use attest_core::evidence::Evidence;
+
 use crate::sample::{Machine, Scene, hashed};
 use crate::server::{evidence, write_references};
 use crate::{attest, text, vector};
@@ -150,4 +152,24 @@ fn an_explanation_is_no_verdict() {
     assert!(json["differs"].is_null());
     fs::write(&path, b"\xa0").unwrap();
     attest(&["explain", &path]).ends(2);
+}
+
+#[test]
+fn what_an_explanation_says_of_a_log_was_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::new();
+    let bytes = evidence(&scene, &scene.connection);
+    let whole = Evidence::decode(&bytes).unwrap();
+    let mut changed = whole.pcrs.to_vec();
+    *changed.last_mut().unwrap() ^= 1;
+    let check = |pcrs: &[u8], expected: &str| {
+        let path = text(folder.path().join("evidence"));
+        fs::write(&path, Evidence { pcrs, ..whole.clone() }.encode()).unwrap();
+        let json = attest(&["explain", &path, "--json"]).ends(0).json();
+        assert_eq!(json["unverified"]["replays"], expected);
+    };
+    check(whole.pcrs, "to the PCR values");
+    // No event is about PCR 15.
+    check(&changed, "not to the values of PCR [15]");
+    check(b"?", "unknown: there are no SHA-256 values or no such log to compare");
 }
