@@ -6,6 +6,7 @@ use core::time::Duration;
 use abi::gate::{NOTIFY_REFUSED, NOTIFY_RUNG, WOKE_BY_DEVICE};
 use libos::machine::Machine;
 
+use super::memory::{read, write};
 use super::{Act, Effect};
 
 /// Where ring 0 has the card's registers, and where QEMU's microvm has the last of them.
@@ -124,16 +125,4 @@ fn for_nothing(machine: &Machine) -> Effect {
     }
     // A frame from the network may come meanwhile, and no more than a few.
     if woken < 10 { Effect::None("the card was silent") } else { Effect::Survived }
-}
-
-fn write(address: u64) -> Effect {
-    // SAFETY: it is not: this is what the machine has to stop.
-    unsafe { (address as *mut u32).write_volatile(0) };
-    Effect::Survived
-}
-
-fn read(address: u64) -> Effect {
-    // SAFETY: it is not: this is what the machine has to stop.
-    let _seen = unsafe { (address as *const u32).read_volatile() };
-    Effect::Survived
 }
