@@ -352,11 +352,6 @@ impl Machine {
         self.tpm = None;
     }
 
-    /// The state of the TPM that [`Builder::tpm`] gave it.
-    pub fn tpm_state(&self) -> Option<&tpm::State> {
-        self.tpm.as_ref()?.1.as_ref()
-    }
-
     /// QEMU's process.
     pub fn process(&self) -> &Process {
         &self.process

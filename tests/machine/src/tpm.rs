@@ -5,8 +5,10 @@
 //! what one does to its registers or its memory no other one sees.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -100,6 +102,43 @@ impl State {
     pub fn authorities(&self) -> [PathBuf; 2] {
         ["swtpm-localca-rootca-cert.pem", "issuercert.pem"]
             .map(|name| self.folder.path().join("ca").join(name))
+    }
+
+    /// What the TPM says of itself that lasts over power-off: `TPMA_PERMANENT` (TPM 2.0 Library
+    /// Part 2, 8.6). No machine may have it at the time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if swtpm does not start or does not answer.
+    pub fn permanent_attributes(&self) -> Result<u32, Error> {
+        // TPM2_GetCapability: TPM_CAP_TPM_PROPERTIES, TPM_PT_PERMANENT, one of them.
+        const ASK: [u8; 22] =
+            [0x80, 1, 0, 0, 0, 22, 0, 0, 1, 0x7a, 0, 0, 0, 6, 0, 0, 2, 0, 0, 0, 0, 1];
+        // Header, that there is more, and the capability, a count and the property again.
+        const HEAD: [u8; 23] =
+            [0x80, 1, 0, 0, 0, 27, 0, 0, 0, 0, 1, 0, 0, 0, 6, 0, 0, 0, 1, 0, 0, 2, 0];
+        let socket = self.folder.path().join("orders");
+        let mut command = process::tied("swtpm");
+        command.args(["socket", "--tpm2", "--terminate", "--flags"]);
+        command.args(["not-need-init,startup-clear", "--server"]);
+        command.arg(format!("type=unixio,path={}", socket.display()));
+        let _tpm = Tpm::run(command, &self.folder(), &socket, START_TIMEOUT)?;
+        let mut answer = [0; 27];
+        let mut talk = || {
+            let mut stream = UnixStream::connect(&socket)?;
+            stream.set_read_timeout(Some(START_TIMEOUT))?;
+            stream.write_all(&ASK)?;
+            stream.read_exact(&mut answer)
+        };
+        talk().map_err(Error::file(&socket))?;
+        let _ = fs::remove_file(&socket);
+        match answer.split_last_chunk() {
+            Some((head, value)) if *head == HEAD => Ok(u32::from_be_bytes(*value)),
+            _ => {
+                let source = std::io::Error::other(format!("it answers {answer:02x?}"));
+                Err(Error::Start { program: "swtpm".to_owned(), source })
+            }
+        }
     }
 }
 
@@ -198,11 +237,20 @@ impl Tpm {
     /// does.
     pub(crate) fn start(state: &Path, socket: &Path, deadline: Duration) -> Result<Self, Error> {
         let mut command = process::tied("swtpm");
+        command.args(["socket", "--tpm2", "--terminate", "--ctrl"]);
+        command.arg(format!("type=unixio,path={}", socket.display()));
+        Self::run(command, state, socket, deadline)
+    }
+
+    fn run(
+        mut command: Command,
+        state: &Path,
+        socket: &Path,
+        deadline: Duration,
+    ) -> Result<Self, Error> {
         command
-            .args(["socket", "--tpm2", "--terminate", "--tpmstate"])
+            .arg("--tpmstate")
             .arg(format!("dir={}", state.display()))
-            .arg("--ctrl")
-            .arg(format!("type=unixio,path={}", socket.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use machine::outside::{Finding, Image, Leaf, PAGE, Snapshot, Walk, walk};
+use machine::qemu::Builder;
+use machine::tpm::Interface;
 use machine::{Backend, Chipset, Firmware, Machine, Net, body};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
@@ -31,20 +33,19 @@ struct Running {
 
 impl Running {
     fn start(firmware: Firmware) -> Self {
-        Self::start_on(Chipset::Q35, firmware)
+        Self::start_on(firmware, |builder| builder)
     }
 
-    fn start_on(chipset: Chipset, firmware: Firmware) -> Self {
+    fn start_on(firmware: Firmware, shape: impl FnOnce(Builder) -> Builder) -> Self {
         let backend = Backend::start().unwrap();
         let folder = TempDir::with_prefix("bulla-outside-").unwrap();
         let proxy = Proxy { config: "demo", backend: backend.address(), changes: &[] };
         let image = proxy.image(&GUEST, folder.path()).unwrap();
         let builder = Machine::builder(&image)
             .memory_mib(MEMORY_MIB)
-            .chipset(chipset)
             .firmware(firmware)
             .net(Net::User { ports: vec![PORT] });
-        let site = Site::on(builder.start().unwrap());
+        let site = Site::on(shape(builder).start().unwrap());
         site.machine.wait_for("READY", PATIENCE).unwrap();
         Self { site, _backend: backend, image, _folder: folder }
     }
@@ -112,7 +113,7 @@ fn a_machine_that_has_served_thousands_is_sealed_as_on_its_first_day() {
 
 #[test]
 fn a_machine_without_pci_is_sealed_and_stays_so() {
-    let running = Running::start_on(Chipset::Microvm, Firmware::Qboot);
+    let running = Running::start_on(Firmware::Qboot, |builder| builder.chipset(Chipset::Microvm));
     let machine = running.machine();
     let before = look(machine);
     assert!(!before.mmio.is_empty() && before.bells.is_empty(), "{:x?}", before.mmio);
@@ -145,7 +146,19 @@ fn two_boots_have_two_places() {
 
 #[test]
 fn what_is_mapped_is_what_the_image_says() {
-    let running = Running::start(Firmware::Qboot);
+    is_mapped_as_predicted(false);
+}
+
+#[test]
+fn what_is_mapped_with_a_tpm_is_what_the_image_says() {
+    is_mapped_as_predicted(true);
+}
+
+#[track_caller]
+fn is_mapped_as_predicted(has_tpm: bool) {
+    let running = Running::start_on(Firmware::Qboot, |builder| {
+        if has_tpm { builder.tpm(Interface::Crb) } else { builder }
+    });
     let seen = look(running.machine());
     assert_sealed(&seen, &running.image, &running.machine().console().text());
     let manifest = manifest(&running.image);
@@ -153,7 +166,7 @@ fn what_is_mapped_is_what_the_image_says() {
     let mapped =
         pages(walk_of(&seen).leaves.iter().map(|leaf| (leaf.virt, leaf.bytes, leaf.rights())));
     let base = base(&seen);
-    let machine = seal::layout::Machine::usual(&header);
+    let machine = seal::layout::Machine { has_tpm, ..seal::layout::Machine::usual(&header) };
     let rows = seal::layout::predict(&manifest, &header, &machine).unwrap();
     let predicted = pages(rows.iter().map(|row| {
         let virt = match row.place {
@@ -210,18 +223,25 @@ fn the_private_key_is_only_where_the_service_may_have_it() {
     let walk = walk_of(&seen);
     let configuration =
         Image::read(&running.image).unwrap().part(".configuration").cloned().unwrap();
+    let copies = copies_of_the_key(&seen, &walk);
+    println!("copies of the key: {copies:x?}");
+    // In the configuration it is for ever: that is read-only, and measured.
+    assert!(copies.iter().any(|phys| (configuration.start..configuration.end()).contains(phys)));
+}
+
+/// Where the sample's private key lies in memory, in any form: the service's pages, or it fails.
+#[track_caller]
+pub(crate) fn copies_of_the_key(seen: &Snapshot, walk: &Walk) -> Vec<u64> {
     let mut copies = Vec::new();
     for secret in secrets() {
         for phys in seen.memory.find(&secret) {
             let mut leaves = walk.mapping(phys, phys + secret.len() as u64);
             let is_service = leaves.next().is_some_and(|leaf| leaf.is_user && !leaf.is_executable);
             assert!(is_service, "a copy of the key lies at {phys:#x}, which is not the service's");
-            copies.push((phys, (configuration.start..configuration.end()).contains(&phys)));
+            copies.push(phys);
         }
     }
-    println!("copies of the key, and whether in the configuration: {copies:x?}");
-    // In the configuration it is for ever: that is read-only, and measured.
-    assert!(copies.iter().any(|(_, is_configured)| *is_configured));
+    copies
 }
 
 /// The seed is gone from the handoff, which is found by its first word.
@@ -252,21 +272,26 @@ const BITS: [u32; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 21, 58, 63];
 /// Whoever finds nothing must be able to find something: flips bits in a copy of the memory.
 #[test]
 fn every_change_that_matters_is_found() {
-    finds_every_change_on(Chipset::Q35);
+    finds_every_change_on(|builder| builder);
 }
 
 #[test]
 fn every_change_that_matters_is_found_without_pci() {
-    finds_every_change_on(Chipset::Microvm);
+    finds_every_change_on(|builder| builder.chipset(Chipset::Microvm));
+}
+
+#[test]
+fn every_change_that_matters_is_found_with_a_tpm() {
+    finds_every_change_on(|builder| builder.tpm(Interface::Crb));
 }
 
 #[track_caller]
-fn finds_every_change_on(chipset: Chipset) {
+fn finds_every_change_on(shape: impl FnOnce(Builder) -> Builder) {
     let folder = TempDir::with_prefix("bulla-outside-").unwrap();
     let file = xtask::samples::probe(&GUEST, "control", folder.path()).unwrap();
     let builder = Machine::builder(&file).memory_mib(LEAST_MEMORY_MIB).firmware(Firmware::Qboot);
     let builder = builder.net(Net::User { ports: Vec::new() }).extra_args(["-no-shutdown"]);
-    let machine = builder.chipset(chipset).start().unwrap();
+    let machine = shape(builder).start().unwrap();
     machine.wait_for("STOP", PATIENCE).unwrap();
     let mut seen = Snapshot::take(&machine, LEAST_MEMORY_MIB).unwrap();
     let image = Image::read(&file).unwrap();

@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use machine::outside::{Image, Snapshot, walk};
 use machine::tpm::{Interface, State};
 use machine::{Backend, Firmware, Machine, Net};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
 use xtask::image::{self, BuildDate};
 use xtask::samples::{self, PORT, Proxy};
 use xtask::weakened;
 
+use crate::outside::copies_of_the_key;
 use crate::support::{GUEST, PATIENCE, Site, UEFI_MEMORY_MIB, is_long, programs, wait_until};
 
 /// Debian's example key for Secure Boot, and its password.
@@ -105,16 +104,6 @@ impl Made {
     }
 }
 
-/// Copies of the service's private key in memory, in any form.
-fn secrets() -> [Vec<u8>; 2] {
-    let path = xtask::build::root().join("tests/configs/sealed.test.key.pem");
-    let der = PrivateKeyDer::from_pem_file(path).unwrap().secret_der().to_vec();
-    // RFC 5915: the number follows `04 20`, an octet string of 32 bytes.
-    let at = der.windows(2).position(|pair| pair == [0x04, 0x20]).unwrap() + 2;
-    let number = der[at..at + 32].to_vec();
-    [der, number]
-}
-
 /// Firmware reads the file into one place, the image into another, and forgets both: no page of
 /// boot, and no copy of the key but the service's, may be left anywhere in memory.
 #[test]
@@ -134,16 +123,7 @@ fn a_machine_that_firmware_started_is_sealed_and_firmware_has_left_no_copy() {
     let console = site.machine.console().text();
     assert!(lines.is_empty(), "{}\n{console}", lines.join("\n"));
     assert_eq!(seen.addresses_in(&console), [0_u64; 0], "{console}");
-    let mut copies = 0;
-    for secret in secrets() {
-        for phys in seen.memory.find(&secret) {
-            let mut leaves = walk.mapping(phys, phys + secret.len() as u64);
-            let is_service = leaves.next().is_some_and(|leaf| leaf.is_user && !leaf.is_executable);
-            assert!(is_service, "a copy of the key lies at {phys:#x}, which is not the service's");
-            copies += 1;
-        }
-    }
-    assert!(copies > 0, "the configuration has the key");
+    assert!(!copies_of_the_key(&seen, &walk).is_empty(), "the configuration has the key");
     assert_eq!(seen.memory.find(b"boot: refused"), [0_u64; 0], "a text of boot's");
     drop(made.backend);
 }
