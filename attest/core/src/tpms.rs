@@ -249,8 +249,6 @@ enum Key<'a> {
 pub struct Public<'a> {
     bytes: &'a [u8],
     name_algorithm: Algorithm,
-    /// Its attributes.
-    pub attributes: u32,
     /// How it signs.
     pub scheme: Scheme,
     key: Key<'a>,
@@ -295,7 +293,7 @@ impl<'a> Public<'a> {
         if !cursor.is_empty() {
             return Err(Invalid::Length);
         }
-        Ok(Self { bytes, name_algorithm, attributes, scheme, key })
+        Ok(Self { bytes, name_algorithm, scheme, key })
     }
 
     /// The key's name: the name algorithm, then the hash of the structure (part 1, section 16).

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use attest_core::tpms::{Invalid, Public};
 use ring::{digest, hmac};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
@@ -22,15 +23,8 @@ const MAX_BYTES: usize = 1024;
 /// restricted, decrypt (Part 2, section 8.3).
 const STORAGE_ATTRIBUTES: u32 = 0x0003_0032;
 
-/// Attributes that an attestation key has: fixedTPM, fixedParent, sensitiveDataOrigin, restricted,
-/// sign.
-const ATTESTATION_ATTRIBUTES: u32 = 0x0005_0032;
-
 /// The sign attribute, which a storage key must not have.
 const SIGN: u32 = 1 << 18;
-
-/// The decrypt attribute, which an attestation key must not have.
-const DECRYPT: u32 = 1 << 17;
 
 /// A hash that a TPM uses for names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,11 +253,9 @@ fn certified_point(point: &[u8]) -> Result<Key, Malformed> {
     Ok(Key::Ecc { curve, x: x.to_vec(), y: y.to_vec() })
 }
 
-/// The public part of a key that signs nothing but what its TPM says.
+/// A key that signs nothing but what its TPM says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttestationKey {
-    /// Its `TPMT_PUBLIC`.
-    pub public: Vec<u8>,
     /// Its name: its hash's number and the hash of its public area (Part 1, section 16).
     pub name: Vec<u8>,
 }
@@ -273,20 +265,10 @@ impl AttestationKey {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] if it is no public area, or one of a key that signs other things too.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
-        let public = area(bytes)?;
-        let mut reader = Reader::new(public);
-        let _kind = reader.word()?;
-        let hash = Hash::of(reader.word()?)?;
-        let attributes = reader.long()?;
-        let is_restricted = attributes & ATTESTATION_ATTRIBUTES == ATTESTATION_ATTRIBUTES;
-        if !is_restricted || attributes & DECRYPT != 0 {
-            return Err(Malformed::Attributes(attributes));
-        }
-        let mut name = hash.id().to_be_bytes().to_vec();
-        name.extend_from_slice(digest::digest(hash.digest(), public).as_ref());
-        Ok(Self { public: public.to_vec(), name })
+    /// [`Invalid`] if it is none that [`attest_core::verify`] would take.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Invalid> {
+        let public = area(bytes).map_err(|_| Invalid::Length)?;
+        Ok(Self { name: Public::parse(public)?.name() })
     }
 }
 
@@ -383,7 +365,10 @@ mod tests {
     fn keys_are_not_mistaken_for_each_other() {
         assert!(AttestationKey::parse(AK).is_ok());
         assert_eq!(StorageKey::parse(AK), Err(Malformed::Attributes(0x0005_0472)));
-        assert_eq!(AttestationKey::parse(P384), Err(Malformed::Attributes(0x0003_00f2)));
+        assert_eq!(AttestationKey::parse(P384), Err(Invalid::Attributes(0x0003_00f2)));
+        // Nor is one taken that the verifier would refuse later.
+        let longer = [&AK[2..], &[0]].concat();
+        assert_eq!(AttestationKey::parse(&longer), Err(Invalid::Length));
     }
 
     #[track_caller]

@@ -17,7 +17,7 @@ use sha2::{Sha256, Sha384};
 use zeroize::Zeroizing;
 
 use super::derive::{kdfa, kdfe};
-use super::public::{Curve, Hash, Key, Malformed, StorageKey};
+use super::public::{Curve, Hash, Key, StorageKey};
 use super::wire::{Oversized, put_sized, sized};
 
 /// Why nothing could be wrapped.
@@ -25,8 +25,6 @@ use super::wire::{Oversized, put_sized, sized};
 pub enum WrapError {
     /// The endorsement key cannot be used: its point is not on its curve, or its modulus is none.
     Key,
-    /// The attestation key is none.
-    Malformed(Malformed),
     /// A part is larger than a TPM can take.
     Oversized,
     /// The system has no random numbers for us.
@@ -37,7 +35,6 @@ impl fmt::Display for WrapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key => write!(f, "endorsement key cannot be encrypted to"),
-            Self::Malformed(malformed) => write!(f, "attestation key: {malformed}"),
             Self::Oversized => write!(f, "more bytes than a TPM takes"),
             Self::Random => write!(f, "the system gives no random numbers"),
         }
