@@ -21,7 +21,8 @@ pub const SEAL_PCR: u8 = 12;
 pub const CALLING: &[u8] = b"Calling EFI Application from Boot Option";
 /// What it says when that program came back.
 pub const RETURNING: &[u8] = b"Returning from EFI Application from Boot Option";
-/// What a separator holds where nothing went wrong.
+/// What a separator holds where nothing went wrong (PC Client Platform Firmware Profile 1.06,
+/// section 10.4.5).
 pub const SEPARATOR: [u8; 4] = [0; 4];
 
 /// The names of the two parts, as they are measured: with the zero at their end.
@@ -183,15 +184,6 @@ pub fn image_pcr(service: &Sha256, configuration: &Sha256, is_sealed: bool) -> V
 pub fn seal_pcr(configuration: &Sha256, record: &[u8]) -> Vec<u8> {
     let value = BANK.extend(&alloc::vec![0; BANK.digest_bytes()], configuration);
     BANK.extend(&value, &BANK.digest(&[record]))
-}
-
-/// What PCR 4 holds where firmware starts one program from a boot option.
-pub fn program_pcr(program: &Sha256) -> Vec<u8> {
-    let mut value = alloc::vec![0; BANK.digest_bytes()];
-    for digest in [&BANK.digest(&[CALLING])[..], &BANK.digest(&[&SEPARATOR]), program] {
-        value = BANK.extend(&value, digest);
-    }
-    value
 }
 
 /// What a PCR holds into which firmware only puts its separator.

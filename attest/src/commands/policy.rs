@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use attest_core::claims::KeyOrigin;
 use attest_core::evidence::Evidence;
-use attest_core::measured::BANK;
+use attest_core::measured::{BANK, SEPARATOR};
 use attest_core::pcrs::Pcrs;
 use attest_core::policy::{
     Hex, Image, MUST_SAY, PlatformTrust, Policy, Require, Rule, Rules, SCHEMA, Seal,
@@ -206,7 +206,7 @@ fn golden(path: &Path) -> Result<Pcrs, Error> {
 fn rules(prediction: &Prediction, golden: Option<&Pcrs>) -> BTreeMap<u8, Rule> {
     let pinned = |value: &[u8]| Rule::ExpectedAny(vec![Hex(value.to_vec())]);
     let skipped = |reason: &str| Rule::Skip(reason.to_owned());
-    let separator = Pcr::ZERO.measure(&[0; 4]).value();
+    let separator = Pcr::ZERO.measure(&SEPARATOR).value();
     let rule = |pcr: u8| match (pcr, prediction.once_sealed(u32::from(pcr))) {
         (4 | 11 | 12, _) => Rule::FromImage(true),
         (_, Some(value)) => pinned(&value),

@@ -14,6 +14,8 @@ mod variables;
 
 use std::fmt;
 
+use attest_core::measured::{CALLING, CONFIGURATION_NAME, SEALED, SEPARATOR, SERVICE_NAME};
+
 use crate::image::{self, Efi, Kind, NotAnImage, NotEfi};
 
 pub(crate) use gpt::MAX_BYTES as MAX_DISK_BYTES;
@@ -23,15 +25,9 @@ pub use gpt::NoTable;
 pub use pcr::{Digest, Pcr, sha256};
 pub use variables::{NoStore, Variables};
 
-/// What firmware says before it starts what a boot option names.
-const CALLING: &[u8] = b"Calling EFI Application from Boot Option";
-
 /// What firmware says when it is dismissed.
 const DISMISSED: [&[u8]; 2] =
     [b"Exit Boot Services Invocation", b"Exit Boot Services Returned with Success"];
-
-/// The bytes of the phase that ends boot.
-const SEALED: &[u8] = b"sealed";
 
 /// When a PCR holds a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,8 +196,8 @@ fn by_firmware(
     disk: Option<&[u8]>,
     secure_boot: &SecureBoot,
 ) -> Result<Vec<Foretold>, Unforeseeable> {
-    let separator = Pcr::ZERO.measure(&pcr::SEPARATOR);
-    let started = Pcr::ZERO.measure(CALLING).measure(&pcr::SEPARATOR).extend(efi.digest);
+    let separator = Pcr::ZERO.measure(&SEPARATOR);
+    let started = Pcr::ZERO.measure(CALLING).measure(&SEPARATOR).extend(efi.digest);
     let mut pcrs = vec![
         always(2, separator, "no option ROM"),
         always(3, separator, "no option ROM"),
@@ -237,7 +233,7 @@ fn secure_boot_pcr(efi: &Efi, secure_boot: &SecureBoot) -> Result<Pcr, Unforesee
     for (vendor, name, data) in variables.measured() {
         pcr = pcr.measure(&variable_data(vendor, name, data));
     }
-    pcr = pcr.measure(&pcr::SEPARATOR);
+    pcr = pcr.measure(&SEPARATOR);
     if variables.is_secure() {
         let entry = authority::authority(efi, variables).map_err(Unforeseeable::Refused)?;
         pcr = pcr.measure(&variable_data(variables::SECURITY, "db", &entry));
@@ -256,8 +252,8 @@ fn variable_data(vendor: variables::Guid, name: &str, data: &[u8]) -> Vec<u8> {
 /// PCR 11 and 12 in systemd-stub's convention (systemd.io, "TPM2 PCR Measurements Made by systemd"):
 /// each section's name with its NUL, then the section; the phase without one.
 fn by_boot(service: Digest, configuration: Digest) -> [Foretold; 3] {
-    let booted = Pcr::ZERO.measure(b".linux\0").extend(service);
-    let booted = booted.measure(b".cmdline\0").extend(configuration);
+    let booted = Pcr::ZERO.measure(SERVICE_NAME).extend(service);
+    let booted = booted.measure(CONFIGURATION_NAME).extend(configuration);
     let foretold = |pcr, when, value: Pcr, of| Foretold { pcr, when, value: value.value(), of };
     [
         foretold(11, When::Booting, booted, "service and configuration"),

@@ -10,10 +10,6 @@ pub fn sha256(bytes: &[u8]) -> Digest {
     digest(&SHA256, bytes).as_ref().try_into().unwrap_or_default()
 }
 
-/// What is measured between firmware's own part and what it starts (PC Client Platform Firmware
-/// Profile 1.06, section 10.4.5, EV_SEPARATOR without an error).
-pub(crate) const SEPARATOR: [u8; 4] = [0; 4];
-
 /// A PCR, from zero on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pcr(Digest);
