@@ -265,7 +265,11 @@ impl<'a> Judge<'a> {
             }
         }
         let detail = if bad.is_empty() {
-            String::new()
+            let skipped = policy.pcrs.0.iter().filter_map(|(pcr, rule)| match rule {
+                Rule::Skip(reason) => Some(format!("PCR {pcr} was not looked at: {reason}")),
+                Rule::ExpectedAny(_) | Rule::FromImage(_) => None,
+            });
+            skipped.collect::<Vec<_>>().join("; ")
         } else {
             let value = |pcr: &u8| {
                 let value = pcrs.and_then(|pcrs| pcrs.value(BANK, *pcr)).unwrap_or_default();

@@ -408,3 +408,14 @@ fn a_verdict_says_pass_or_fail_and_its_class_in_json() {
     assert_eq!((&verdict["verdict"], &verdict["class"]), (&"pass".into(), &0.into()));
     assert!(verdict["checks"].as_array().unwrap().len() >= attest_core::verify::MUST_PASS.len());
 }
+
+#[test]
+fn a_pass_says_what_was_not_looked_at() {
+    let mut scene = Scene::new();
+    scene.policy.pcrs.0.insert(1, Rule::Skip("every maker's is another".into()));
+    let verdict = scene.judge();
+    assert_eq!(verdict.verdict, "pass", "{verdict:#?}");
+    let check = verdict.checks.iter().find(|check| check.id == "policy.pcrs").unwrap();
+    let says = "PCR 1 was not looked at: every maker's is another";
+    assert!(check.ok && check.detail.split("; ").any(|it| it == says), "{}", check.detail);
+}
